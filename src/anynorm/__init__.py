@@ -1,0 +1,26 @@
+"""Batch, layer, instance and group norm for the arrays of any library."""
+
+from ._moments import Moments, merge, moments, variance
+from ._norms import batch_norm, group_norm, instance_norm, layer_norm, rms_norm
+from ._running import RunningStats, batch_norm_train, instance_norm_train, population_stats, running_stats
+from ._scaling import minmax_scale, zscore
+
+__all__ = [
+    "Moments",
+    "RunningStats",
+    "batch_norm",
+    "batch_norm_train",
+    "group_norm",
+    "instance_norm",
+    "instance_norm_train",
+    "layer_norm",
+    "merge",
+    "minmax_scale",
+    "moments",
+    "population_stats",
+    "rms_norm",
+    "running_stats",
+    "variance",
+    "zscore",
+]
+__version__ = "0.1.0"

@@ -1,0 +1,205 @@
+"""The algebra of statistics: count, mean and squared deviations, of an array or of many merged."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+from ._arrays import LARGEST, Layout, axes_of, namespace, number, prepare, rank
+from ._standardize import centre
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ._arrays import Array, Namespace, Shape
+
+
+class Moments(NamedTuple):
+    """The statistics of a set of elements: how many, their mean, and the sum of their squared deviations from it.
+
+    Three arrays of one shape and dtype; a pytree in JAX and PyTorch. Those of nothing are three zeros.
+    """
+
+    count: Array
+    mean: Array
+    m2: Array
+
+
+def moments(
+    x: Array, /, *, axis: int | Shape | None = None, where: Array | None = None, keepdims: bool = False
+) -> Moments:
+    r"""Return the count, the mean and the sum of squared deviations over the axes named.
+
+    .. math:: n, \quad \mu = \frac{1}{n} \sum_i x_i, \quad M_2 = \sum_i (x_i - \mu)^2
+
+    Parameters
+    ----------
+    x : array
+        Of any shape and real dtype.
+    axis : int or tuple of ints, optional
+        The axes to take the statistics over; all of them unless named.
+    where : boolean array, optional
+        What it hides is not counted. It broadcasts to x's shape.
+    keepdims : bool
+        Keep those axes, at size 1.
+
+    Returns
+    -------
+    Moments
+        In x's dtype, but at least float32.
+
+    Raises
+    ------
+    TypeError
+        x is no array of real numbers, or where is not boolean.
+    ValueError
+        An axis is out of range or repeated, or where does not broadcast to x's shape.
+
+    See Also
+    --------
+    merge : the moments of several arrays together.
+    torch.var_mean, numpy.mean, numpy.var : without the count, and in float32 without the digits.
+
+    Notes
+    -----
+    Follows Chan, Golub and LeVeque, *Algorithms for computing the sample variance*,
+    https://doi.org/10.1080/00031305.1983.10483115.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import anynorm
+    >>> m = anynorm.moments(np.asarray([[1.0, 2.0], [3.0, 6.0]]), axis=0)
+    >>> m.count, m.mean, m.m2
+    (array([2., 2.]), array([2., 4.]), array([2., 8.]))
+    """
+    axes = axes_of("moments", axis, rank("moments", x))
+    call = prepare(Layout("moments", shared=axes), x, where=where)
+    xp = call.xp
+    _, s = centre(call.x, call.mean)
+    count = call.mean.counts(s.var)
+    parts = (count, s.mean, s.var * count)
+    return Moments(*(a if keepdims else xp.squeeze(a, axis=axes) for a in parts))
+
+
+def merge(first: Moments, /, *others: Moments) -> Moments:
+    r"""Return the moments of all the elements that several moments were taken of.
+
+    .. math::
+
+        n = \sum_k n_k, \quad \mu = \frac{1}{n} \sum_k n_k \mu_k, \quad
+        M_2 = \sum_k M_{2,k} + \sum_k n_k (\mu_k - \mu)^2
+
+    Parameters
+    ----------
+    first, *others : Moments
+        Of one shape and dtype. Those of nothing (count 0) change nothing.
+
+    Returns
+    -------
+    Moments
+        Of the same shape and dtype.
+
+    Raises
+    ------
+    TypeError
+        An argument is not Moments, or the arrays are of several libraries.
+    ValueError
+        The shapes or dtypes differ.
+
+    Notes
+    -----
+    Follows Chan, Golub and LeVeque, as :func:`moments`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import anynorm
+    >>> x = np.asarray([1.0, 2.0, 6.0, 7.0])
+    >>> anynorm.merge(anynorm.moments(x[:1]), anynorm.moments(x[1:])) == anynorm.moments(x)
+    True
+    """
+    xp = _check("merge", first, *others)
+    shape = first.mean.shape
+    for m in others:
+        if m.mean.shape != shape or m.mean.dtype != first.mean.dtype:
+            message = (
+                f"merge needs moments of one shape and dtype: got {tuple(shape)} of {first.mean.dtype} and "
+                f"{tuple(m.mean.shape)} of {m.mean.dtype}; take them over the same axes, of arrays of one dtype"
+            )
+            raise ValueError(message)
+    stacked = Moments(*(xp.stack(part, axis=0) for part in zip(first, *others, strict=True)))
+    return pool(xp, stacked, lambda terms: xp.sum(terms, axis=1))
+
+
+def pool(xp: Namespace, parts: Moments, total: Callable[[Array], Array]) -> Moments:
+    """Merge the moments of parts, where total sums a stack of terms over the parts.
+
+    The mean is taken in two steps, as everywhere: first roughly, then what the parts' means deviate from that.
+    """
+    weighted = total(xp.stack([parts.count, parts.count * parts.mean], axis=0))
+    count = weighted[0, ...]
+    divisor = xp.where(count > 0, count, 1.0)
+    rough = weighted[1, ...] / divisor
+    d = parts.mean - rough
+    error, square, m2 = _unstack(total(xp.stack([parts.count * d, parts.count * d * d, parts.m2], axis=0)))
+    error = error / divisor
+    between = square - count * error * error
+    return Moments(count, rough + error, m2 + xp.where(between > 0, between, 0.0))
+
+
+def _unstack(stack: Array) -> tuple[Array, ...]:
+    return tuple(stack[i, ...] for i in range(stack.shape[0]))
+
+
+def variance(m: Moments, /, *, correction: float = 0) -> Array:
+    r"""Return the variance of moments.
+
+    .. math:: \frac{M_2}{n - c}
+
+    Parameters
+    ----------
+    m : Moments
+        Of any shape.
+    correction : float
+        c: 0 for the variance of the elements themselves, 1 for an unbiased estimate of that they were drawn from.
+
+    Returns
+    -------
+    array
+        Of the moments' shape and dtype; NaN where the count is not above the correction, since there is none then.
+
+    Raises
+    ------
+    TypeError
+        m is not Moments.
+    ValueError
+        The correction is negative or not finite.
+
+    See Also
+    --------
+    numpy.var : ddof there is correction here.
+    torch.var : its correction is 1 unless said otherwise.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import anynorm
+    >>> anynorm.variance(anynorm.moments(np.asarray([1.0, 3.0])), correction=1)
+    array(2.)
+    """
+    xp = _check("variance", m)
+    freedom = m.count - number("variance", "correction", correction, 0.0, LARGEST)
+    var = m.m2 / xp.where(freedom > 0, freedom, math.nan)
+    return xp.reshape(var, m.m2.shape)  # NumPy makes scalars of what has no axes
+
+
+def _check(caller: str, *many: Moments) -> Namespace:
+    for m in many:
+        if not isinstance(m, Moments):
+            message = f"{caller} needs Moments: got {type(m).__name__}; make them with moments(x)"
+            raise TypeError(message)
+    first, *others = many
+    for m in many:
+        namespace(caller, first.mean, count=m.count, mean=m.mean, m2=m.m2)
+    return namespace(caller, first.mean)

@@ -1,0 +1,322 @@
+"""Running statistics, and the training forms of batch and instance norm that keep them.
+
+State goes in and state comes out: nothing is mutated.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ._arrays import (
+    LARGEST,
+    Mean,
+    cast,
+    default_integer,
+    device_of,
+    dtypes,
+    integer,
+    namespace,
+    number,
+    prepare,
+    rank,
+)
+from ._moments import variance
+from ._norms import batch, instance
+from ._standardize import centre, scale
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ._arrays import Array, Call, Layout, Namespace
+    from ._moments import Moments
+    from ._standardize import Statistics
+
+
+class RunningStats(NamedTuple):
+    """The state of batch or instance norm: a mean and a variance a channel, and how many batches they have seen.
+
+    mean and var have shape (C,). A pytree in JAX and PyTorch.
+    """
+
+    mean: Array
+    var: Array
+    steps: Array | int = 0
+
+
+def running_stats(channels: int, /, *, like: Array) -> RunningStats:
+    """Return the state to start training from: mean 0, variance 1, no batches seen.
+
+    Parameters
+    ----------
+    channels : int
+        C, the size of x's channel axis.
+    like : array
+        The state is of its library, on its device, and of its dtype, but at least float32.
+
+    Returns
+    -------
+    RunningStats
+        mean and var of shape (C,), steps an integer of shape ().
+
+    Raises
+    ------
+    TypeError
+        like is no array of real numbers, or channels no integer.
+    ValueError
+        channels is negative.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import anynorm
+    >>> anynorm.running_stats(2, like=np.ones((8, 2), dtype=np.float32))
+    RunningStats(mean=array([0., 0.], dtype=float32), var=array([1., 1.], dtype=float32), steps=array(0))
+    """
+    xp = namespace("running_stats", like)
+    _, dtype = dtypes("running_stats", xp, like, "like")
+    size = integer("running_stats", "channels", channels)
+    if size < 0:
+        message = f"running_stats needs channels to be the size of x's channel axis: got {size}"
+        raise ValueError(message)
+    device = device_of(xp, like)
+    return RunningStats(
+        xp.zeros((size,), dtype=dtype, device=device),
+        xp.ones((size,), dtype=dtype, device=device),
+        xp.zeros((), dtype=default_integer(xp, like), device=device),
+    )
+
+
+def population_stats(m: Moments, /, *, correction: float = 1) -> RunningStats:
+    """Return the state that merged moments amount to: the statistics of a whole data set, for inference.
+
+    Parameters
+    ----------
+    m : Moments
+        Of shape (C,): those of each batch over every axis but the channels, merged.
+    correction : float
+        The correction of the variance: 1 as in PyTorch, 0 as in Flax, Keras and ONNX.
+
+    Returns
+    -------
+    RunningStats
+        Of m's dtype, with steps 1: the data set is one batch. Where the count is not above the correction there is no
+        variance to estimate, and it is 1, as at the start.
+
+    Raises
+    ------
+    TypeError
+        m is not Moments.
+    ValueError
+        m is not of shape (C,), or the correction is negative or not finite.
+
+    See Also
+    --------
+    torch.optim.swa_utils.update_bn : the same for the modules of a torch model, averaged over batches.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import anynorm
+    >>> pieces = (np.asarray([[1.0, 10.0]]), np.asarray([[3.0, 30.0], [5.0, 50.0]]))
+    >>> stats = anynorm.population_stats(anynorm.merge(*(anynorm.moments(piece, axis=0) for piece in pieces)))
+    >>> stats.mean, stats.var
+    (array([ 3., 30.]), array([  4., 400.]))
+    """
+    var = variance(m, correction=correction)
+    if var.ndim != 1:
+        message = (
+            f"population_stats needs moments of shape (C,): got {tuple(var.shape)}; take them over every axis but the "
+            f"channels, as in moments(x, axis=(0, 2, 3))"
+        )
+        raise ValueError(message)
+    xp = namespace("population_stats", m.mean)
+    steps = xp.ones((), dtype=default_integer(xp, m.mean), device=device_of(xp, m.mean))
+    return RunningStats(m.mean, xp.where(m.count > correction, var, 1.0), steps)
+
+
+def batch_norm_train(
+    x: Array,
+    stats: RunningStats,
+    /,
+    *,
+    weight: Array | None = None,
+    bias: Array | None = None,
+    momentum: float | None = 0.1,
+    correction: float = 1,
+    channel_axis: int = 1,
+    eps: float = 1e-5,
+    where: Array | None = None,
+    sync: Callable[[Array], Array] | None = None,
+) -> tuple[Array, RunningStats]:
+    r"""Normalise a batch as :func:`batch_norm` does, and return the state that has seen it.
+
+    .. math::
+
+        \mu' = (1 - m)\, \mu + m\, \mathrm{E}[x], \qquad
+        \sigma'^2 = (1 - m)\, \sigma^2 + m\, \frac{n}{n - c} \mathrm{Var}[x]
+
+    Parameters
+    ----------
+    x : array
+        Of shape (N, C, \*S), or with the channels elsewhere.
+    stats : RunningStats
+        The state so far. It is not written to.
+    weight, bias : array, optional
+        As in :func:`batch_norm`.
+    momentum : float or None
+        m, the weight of the new batch, from 0 to 1, as in PyTorch: 0.1 is what Flax, Keras and ONNX call 0.9. None
+        is the cumulative average, 1 / (steps + 1).
+    correction : float
+        c, of the running variance alone: 1 as in PyTorch, 0 as in Flax, Keras and ONNX.
+    channel_axis, eps, where, sync
+        As in :func:`batch_norm`.
+
+    Returns
+    -------
+    y : array
+        What batch_norm returns.
+    stats : RunningStats
+        The new state, of the dtypes of the old. A channel that the batch has no element of keeps its mean and variance;
+        one whose count n is not above c keeps its variance. A NaN or infinity in x goes into its channel's state.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in :func:`batch_norm`; also where momentum is not within [0, 1].
+
+    See Also
+    --------
+    torch.nn.functional.batch_norm : training=True, but for the buffers it writes to.
+    flax.linen.BatchNorm : momentum 0.99 there is 0.01 here, correction 0, channels last.
+
+    Notes
+    -----
+    Follows Ioffe and Szegedy, *Batch Normalization*, https://arxiv.org/abs/1502.03167.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import anynorm
+    >>> x = np.asarray([[1.0, 10.0], [3.0, 30.0]])
+    >>> y, stats = anynorm.batch_norm_train(x, anynorm.running_stats(2, like=x), momentum=0.5)
+    >>> stats
+    RunningStats(mean=array([ 1., 10.]), var=array([  1.5, 100.5]), steps=array(1))
+    """
+    layout = batch("batch_norm_train", rank("batch_norm_train", x), channel_axis)
+    return _train(layout, x, stats, weight, bias, momentum, correction, eps, where, sync)
+
+
+def instance_norm_train(
+    x: Array,
+    stats: RunningStats,
+    /,
+    *,
+    weight: Array | None = None,
+    bias: Array | None = None,
+    momentum: float | None = 0.1,
+    correction: float = 1,
+    channel_axis: int = 1,
+    eps: float = 1e-5,
+    where: Array | None = None,
+    sync: Callable[[Array], Array] | None = None,
+) -> tuple[Array, RunningStats]:
+    r"""Normalise a batch as :func:`instance_norm` does, and return the state that has seen it.
+
+    .. math::
+
+        \mu' = (1 - m)\, \mu + m\, \mathrm{E}_N[\mathrm{E}_S[x]], \qquad
+        \sigma'^2 = (1 - m)\, \sigma^2 + m\, \mathrm{E}_N\left[\frac{n}{n - c} \mathrm{Var}_S[x]\right]
+
+    Parameters
+    ----------
+    x : array
+        Of shape (N, C, \*S), or with the channels elsewhere.
+    stats, weight, bias, momentum, correction, channel_axis, eps, where, sync
+        As in :func:`batch_norm_train`.
+
+    Returns
+    -------
+    y : array
+        What instance_norm returns.
+    stats : RunningStats
+        The new state, of the dtypes of the old: the batch counts with the average of its samples' means and variances,
+        as in PyTorch, not with those of all its elements together. Samples that have no mean or variance are left out.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in :func:`batch_norm_train`.
+
+    See Also
+    --------
+    torch.nn.functional.instance_norm : use_input_stats=True, but for the buffers it writes to.
+
+    Notes
+    -----
+    Follows Ulyanov, Vedaldi and Lempitsky, *Instance Normalization*, https://arxiv.org/abs/1607.08022.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import anynorm
+    >>> x = np.asarray([[[1.0, 3.0]], [[10.0, 30.0]]])
+    >>> y, stats = anynorm.instance_norm_train(x, anynorm.running_stats(1, like=x), momentum=1)
+    >>> stats
+    RunningStats(mean=array([11.]), var=array([101.]), steps=array(1))
+    """
+    layout = instance("instance_norm_train", rank("instance_norm_train", x), channel_axis)
+    return _train(layout, x, stats, weight, bias, momentum, correction, eps, where, sync)
+
+
+def _train(
+    layout: Layout,
+    x: Array,
+    stats: RunningStats,
+    weight: Array | None,
+    bias: Array | None,
+    momentum: float | None,
+    correction: float,
+    eps: float,
+    where: Array | None,
+    sync: Callable[[Array], Array] | None,
+) -> tuple[Array, RunningStats]:
+    caller = layout.caller
+    if momentum is not None:
+        momentum = number(caller, "momentum", momentum, 0.0, 1.0)
+    correction = number(caller, "correction", correction, 0.0, LARGEST)
+    call = prepare(layout, x, weight, bias, eps, where, sync, stats)
+    d, s = centre(call.x, call.mean)
+    return call.finish(scale(d, call.xp, s, call.eps)), _advance(stats, call, s, momentum, correction)
+
+
+def _advance(stats: RunningStats, call: Call, s: Statistics, momentum: Any, correction: Any) -> RunningStats:
+    """Return the state after a batch of the statistics s."""
+    xp, mean = call.xp, call.mean
+    if call.mask is None and 0 in call.x.shape:
+        return stats
+    count = mean.counts(s.var)
+    unbiased = s.var * count / xp.where(count > correction, count - correction, 1.0)
+    seen, known = _average(call, count, count > 0), _average(call, count, count > correction)
+    share = 1.0 / cast(xp, stats.steps + 1, s.var.dtype) if momentum is None else momentum
+    steps = stats.steps + (1 if call.mask is None else xp.astype(xp.any(count > 0), default_integer(xp, count)))
+    return RunningStats(
+        _blend(xp, stats.mean, call.state.mean, seen, (s.mean, s.rest), share),
+        _blend(xp, stats.var, call.state.var, known, (unbiased,), share),
+        steps if isinstance(steps, int) else xp.reshape(steps, ()),  # NumPy makes scalars of what has no axes
+    )
+
+
+def _average(call: Call, like: Array, valid: Array) -> Mean:
+    """Return the mean over the samples whose statistics are valid: over axis 0 for instance norm, over none for batch."""
+    kept = (*call.layout.shared, *call.layout.affine)
+    samples = tuple(i for i in range(call.x.ndim) if i not in kept)
+    return Mean(call.layout.caller, call.xp, like, samples, valid)
+
+
+def _blend(xp: Namespace, given: Array, old: Array, average: Mean, parts: tuple[Array, ...], share: Any) -> Array:
+    """Move the old mean or variance towards that of the batch, which comes in parts, where the batch has one."""
+    dtype = old.dtype if xp.finfo(old.dtype).bits > xp.finfo(parts[0].dtype).bits else parts[0].dtype
+    old, share = xp.astype(old, dtype, copy=False), cast(xp, share, dtype)
+    new = sum(xp.astype(average(part), dtype, copy=False) for part in parts)
+    moved = xp.where(average.count > 0, (1 - share) * old + share * new, old)
+    return xp.astype(xp.reshape(moved, given.shape), given.dtype, copy=False)

@@ -1,0 +1,142 @@
+"""The scalings of plain data: to zero mean and unit deviation, or into a range."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from ._arrays import LARGEST, Layout, axes_of, cast, number, prepare, rank
+from ._standardize import Statistics, centre, scale
+
+if TYPE_CHECKING:
+    from ._arrays import Array, Shape
+
+
+def zscore(
+    x: Array, /, *, axis: int | Shape | None = 0, correction: float = 0, where: Array | None = None
+) -> Array:
+    r"""Return how many standard deviations each element lies from the mean of its slice.
+
+    .. math:: z = \frac{x - \mathrm{E}[x]}{\sigma}, \qquad \sigma^2 = \frac{1}{n - c} \sum_i (x_i - \mathrm{E}[x])^2
+
+    Parameters
+    ----------
+    x : array
+        Of any shape and real dtype.
+    axis : int or tuple of ints, optional
+        The axes that share a mean and a deviation; None is all of them.
+    correction : float
+        c: 0 for the deviation of the elements themselves, 1 for that estimated from a sample.
+    where : boolean array, optional
+        What it hides is not counted, and becomes 0. It broadcasts to x's shape.
+
+    Returns
+    -------
+    array
+        Of x's shape, dtype, library and device. A slice without a deviation, because it is constant or its count is
+        not above the correction, gives 0.
+
+    Raises
+    ------
+    TypeError
+        x is no array of real numbers, or where is not boolean.
+    ValueError
+        An axis, the shape of where or the correction does not fit.
+
+    See Also
+    --------
+    scipy.stats.zscore : ddof there is correction here; NaN for a constant slice there.
+    sklearn.preprocessing.StandardScaler : axis 0.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import anynorm
+    >>> anynorm.zscore(np.asarray([[1.0, 5.0], [3.0, 5.0]]))
+    array([[-1.,  0.],
+           [ 1.,  0.]])
+    """
+    layout = Layout("zscore", shared=axes_of("zscore", axis, rank("zscore", x)))
+    correction = number("zscore", "correction", correction, 0.0, LARGEST)
+    call = prepare(layout, x, where=where)
+    xp = call.xp
+    d, s = centre(call.x, call.mean)
+    count = call.mean.counts(s.var)
+    freedom = count - cast(xp, correction, count.dtype)
+    var = xp.where(freedom > 0, s.var * count / xp.where(freedom > 0, freedom, 1.0), 0.0)
+    return call.finish(scale(d, xp, Statistics(s.mean, s.rest, var), 0.0))
+
+
+def minmax_scale(
+    x: Array,
+    /,
+    *,
+    axis: int | Shape | None = 0,
+    feature_range: tuple[float, float] = (0.0, 1.0),
+    where: Array | None = None,
+) -> Array:
+    r"""Map the least element of each slice to the lower bound of a range, and the greatest to the upper.
+
+    .. math:: y = a + (b - a) \frac{x - \min x}{\max x - \min x}
+
+    Parameters
+    ----------
+    x : array
+        Of any shape and real dtype.
+    axis : int or tuple of ints, optional
+        The axes that share a least and a greatest element; None is all of them.
+    feature_range : (float, float)
+        a and b.
+    where : boolean array, optional
+        What it hides is not looked at, and becomes a. It broadcasts to x's shape.
+
+    Returns
+    -------
+    array
+        Of x's shape, dtype, library and device. A constant slice gives a.
+
+    Raises
+    ------
+    TypeError
+        x is no array of real numbers, or where is not boolean.
+    ValueError
+        An axis or the shape of where does not fit, or a is not below b.
+
+    See Also
+    --------
+    sklearn.preprocessing.minmax_scale : the same.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import anynorm
+    >>> anynorm.minmax_scale(np.asarray([[1.0, 5.0], [2.0, 5.0], [3.0, 5.0]]))
+    array([[0. , 0. ],
+           [0.5, 0. ],
+           [1. , 0. ]])
+    """
+    layout = Layout("minmax_scale", shared=axes_of("minmax_scale", axis, rank("minmax_scale", x)))
+    low, high = _range(feature_range)
+    call = prepare(layout, x, where=where)
+    xp, a, mask, axes = call.xp, call.x, call.mask, layout.shared
+    if 0 in a.shape:
+        return call.finish(a)
+    least = xp.min(a if mask is None else xp.where(mask, a, math.inf), axis=axes, keepdims=True)
+    most = xp.max(a if mask is None else xp.where(mask, a, -math.inf), axis=axes, keepdims=True)
+    flat = most <= least
+    share = (a - xp.where(flat, 0.0, least)) / xp.where(flat, math.inf, most - least)
+    if mask is not None:
+        share = xp.where(mask, share, 0.0)
+    return xp.astype(share * (high - low) + low, call.dtype, copy=False)
+
+
+def _range(feature_range: tuple[float, float]) -> tuple[float, float]:
+    try:
+        low, high = (number("minmax_scale", "feature_range", bound, -LARGEST, LARGEST) for bound in feature_range)
+        ordered = bool(low < high)
+    except (TypeError, ValueError):
+        ordered = False
+    if not ordered:
+        message = f"minmax_scale needs feature_range to be two numbers, the lower first: got {feature_range!r}"
+        raise ValueError(message)
+    return low, high
