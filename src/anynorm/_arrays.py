@@ -221,6 +221,11 @@ def cast(xp: Namespace, value: Any, dtype: Any) -> Any:
     return value if isinstance(value, (int, float)) else xp.astype(value, dtype, copy=False)
 
 
+def as_array(xp: Namespace, value: Any) -> Any:
+    """Return an array of what NumPy turned into a scalar because it has no axes."""
+    return xp.asarray(value) if library_name(xp) == "numpy" and not isinstance(value, int) else value
+
+
 LARGEST = sys.float_info.max
 
 # --------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
-from ._arrays import LARGEST, Layout, axes_of, namespace, number, prepare, rank
+from ._arrays import LARGEST, Layout, as_array, axes_of, namespace, number, prepare, rank
 from ._standardize import centre
 
 if TYPE_CHECKING:
@@ -190,8 +190,7 @@ def variance(m: Moments, /, *, correction: float = 0) -> Array:
     """
     xp = _check("variance", m)
     freedom = m.count - number("variance", "correction", correction, 0.0, LARGEST)
-    var = m.m2 / xp.where(freedom > 0, freedom, math.nan)
-    return xp.reshape(var, m.m2.shape)  # NumPy makes scalars of what has no axes
+    return as_array(xp, m.m2 / xp.where(freedom > 0, freedom, math.nan))
 
 
 def _check(caller: str, *many: Moments) -> Namespace:

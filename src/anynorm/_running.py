@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ._arrays import (
     LARGEST,
     Mean,
+    as_array,
     cast,
     default_integer,
     device_of,
@@ -302,7 +303,7 @@ def _advance(stats: RunningStats, call: Call, s: Statistics, momentum: Any, corr
     return RunningStats(
         _blend(xp, stats.mean, call.state.mean, seen, (s.mean, s.rest), share),
         _blend(xp, stats.var, call.state.var, known, (unbiased,), share),
-        steps if isinstance(steps, int) else xp.reshape(steps, ()),  # NumPy makes scalars of what has no axes
+        as_array(xp, steps),
     )
 
 
