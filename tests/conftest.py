@@ -1,0 +1,61 @@
+"""One fixture gives every test every array library."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+
+from backends import BACKENDS, usable
+
+# JAX reads it when it is imported; eight devices on one host are what the tests of replicas need.
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--library", action="append", help="test this array library alone; it has to be usable")
+    parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if usable("jax"):
+        import jax
+
+        jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+def libraries(config: pytest.Config) -> list[str]:
+    """Return the libraries to test: those asked for, or those installed."""
+    asked = config.getoption("--library")
+    missing = [library for library in asked or () if not usable(library)]
+    if missing:
+        message = f"not usable here: {', '.join(missing)}"
+        raise pytest.UsageError(message)
+    return asked or [library for library in {b.library for b in BACKENDS} if usable(library)]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "xp" in metafunc.fixturenames:
+        chosen = [b for b in BACKENDS if b.library in libraries(metafunc.config)]
+        metafunc.parametrize("xp", chosen, ids=[b.name for b in chosen])
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what needs a library that is not under test: `library` marks name it."""
+    chosen = libraries(config)
+
+    def wanted(item: pytest.Item) -> bool:
+        needs = [name for mark in item.iter_markers("library") for name in mark.args]
+        slow = item.get_closest_marker("slow") is not None
+        return all(name in chosen or name == "numpy" for name in needs) and (not slow or config.getoption("--slow"))
+
+    left_out = [item for item in items if not wanted(item)]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
