@@ -38,7 +38,12 @@ def libraries(config: pytest.Config) -> list[str]:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "xp" in metafunc.fixturenames:
         chosen = [b for b in BACKENDS if b.library in libraries(metafunc.config)]
-        metafunc.parametrize("xp", chosen, ids=[b.name for b in chosen])
+        mark = metafunc.definition.get_closest_marker("dtypes")
+        if mark is None:
+            metafunc.parametrize("xp", chosen, ids=[b.name for b in chosen])
+        else:
+            pairs = [(b, dtype) for b in chosen for dtype in mark.args if dtype in b.floats]
+            metafunc.parametrize(("xp", "dtype"), pairs, ids=[f"{b.name}-{dtype}" for b, dtype in pairs])
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -124,10 +124,11 @@ def minmax_scale(
     least = xp.min(a if mask is None else xp.where(mask, a, math.inf), axis=axes, keepdims=True)
     most = xp.max(a if mask is None else xp.where(mask, a, -math.inf), axis=axes, keepdims=True)
     flat = most <= least
-    share = (a - xp.where(flat, 0.0, least)) / xp.where(flat, math.inf, most - least)
+    y = (a - xp.where(flat, 0.0, least)) / xp.where(flat, math.inf, most - least) * (high - low) + low
+    y = xp.where((a == most) & ~flat, high, y)  # exactly, which a division by multiplication, as XLA's, may miss
     if mask is not None:
-        share = xp.where(mask, share, 0.0)
-    return xp.astype(share * (high - low) + low, call.dtype, copy=False)
+        y = xp.where(mask, y, low)
+    return xp.astype(y, call.dtype, copy=False)
 
 
 def _range(feature_range: tuple[float, float]) -> tuple[float, float]:

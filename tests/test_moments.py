@@ -1,0 +1,73 @@
+"""Moments, their merging and their variance against float64."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import anynorm
+from oracles import KINDS, assert_within, centred, data, widen
+
+
+@pytest.mark.parametrize(("axis", "keepdims"), [(None, False), ((2, 0), False), (-1, True)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_moments_are_those_of_float64(xp, kind, axis, keepdims):
+    x = data(kind, (5, 6, 7))
+    m = xp.numpy(xp.run(lambda a: anynorm.moments(a, axis=axis, keepdims=keepdims), xp.array(x)))
+    axes = {None: (0, 1, 2), -1: (2,)}.get(axis, axis)
+    exact = widen(x)
+    assert_within(m.mean, exact.mean(axis=axes, keepdims=keepdims), np.spacing(np.float32(np.abs(x).max())))
+    m2 = (centred(x, axes) ** 2).sum(axis=axes, keepdims=keepdims)
+    assert_within(m.m2, m2, 1e-6 * m2)
+    count = np.prod([x.shape[i] for i in axes])
+    assert np.array_equal(m.count, np.full(m.mean.shape, count))
+    assert {m.count.dtype, m.mean.dtype, m.m2.dtype} == {np.dtype(np.float32)}
+    assert m.count.shape == m.mean.shape == m.m2.shape
+
+
+def test_variance_of_a_million_rows_at_offset_1e4_is_within_1e_5(xp):
+    x = data("offset 1e+04", (1_000_000, 16))
+    exact = x.astype(np.float64).var(axis=0)
+    var = xp.run(lambda a: anynorm.variance(anynorm.moments(a, axis=0)), xp.array(x))
+    assert_within(xp.numpy(var), exact, 1e-5)
+    _, stats = xp.run(
+        lambda a, m, v: anynorm.batch_norm_train(a, anynorm.RunningStats(m, v), momentum=1.0, correction=0),
+        xp.array(x), xp.array(np.zeros(16, np.float32)), xp.array(np.ones(16, np.float32)),
+    )
+    assert_within(xp.numpy(stats.var), exact, 1e-5)
+
+
+def test_a_mask_counts_what_it_shows(xp, rng):
+    x, mask = data("offset 100", (5, 6)), rng.random((5, 1)) < 0.6
+    x[~mask[:, 0]] = np.nan
+    m = xp.numpy(xp.run(lambda a, w: anynorm.moments(a, axis=0, where=w), xp.array(x), xp.array(mask)))
+    kept = x[mask[:, 0]]
+    assert np.array_equal(m.count, np.full(6, len(kept)))
+    assert_within(m.mean, widen(kept).mean(axis=0), 1e-5)
+    assert_within(m.m2, (centred(kept, (0,)) ** 2).sum(axis=0), 1e-5)
+
+
+def test_moments_of_nothing_are_zeros(xp):
+    m = xp.numpy(xp.run(lambda a: anynorm.moments(a, axis=0), xp.array(np.zeros((0, 3), dtype=np.float32))))
+    assert all(np.array_equal(part, np.zeros(3)) for part in m)
+
+
+@pytest.mark.parametrize("sizes", [(3, 4), (1, 0, 9, 2), (0, 0), (5,)])
+@pytest.mark.parametrize("offset", [0.0, 1e4])
+def test_merged_moments_are_those_of_the_whole(xp, sizes, offset):
+    parts = [data(f"offset {offset:g}", (size, 3), seed=size) for size in sizes]
+    merged = xp.numpy(anynorm.merge(*(anynorm.moments(xp.array(part), axis=0) for part in parts)))
+    whole = np.concatenate(parts)
+    assert np.array_equal(merged.count, np.full(3, len(whole)))
+    if len(whole):
+        last_place = np.spacing(np.float32(1 + offset))
+        assert_within(merged.mean, widen(whole).mean(axis=0), 2 * last_place)
+        # The parts' means are rounded to float32, and so far may what lies between them be off.
+        exact = (centred(whole, (0,)) ** 2).sum(axis=0)
+        assert_within(merged.m2, exact, 1e-6 * exact + len(whole) * last_place * np.sqrt(exact / len(whole)))
+
+
+def test_variance_has_no_value_where_the_count_is_not_above_the_correction(xp):
+    m = anynorm.moments(xp.array(np.ones((1, 2), dtype=np.float32)), axis=0)
+    assert np.array_equal(xp.numpy(anynorm.variance(m)), np.zeros(2))
+    assert np.all(np.isnan(xp.numpy(anynorm.variance(m, correction=1))))
