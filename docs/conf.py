@@ -5,8 +5,9 @@ from __future__ import annotations
 import doctest
 from typing import TYPE_CHECKING
 
-import anynorm
 from sphinx.util import logging
+
+import anynorm
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
@@ -31,6 +32,7 @@ html_title = f"anynorm {release}"
 
 autodoc_typehints = "none"  # the docstrings name the types
 napoleon_google_docstring = False
+napoleon_use_param = False  # keeps "weight, bias" together
 napoleon_use_rtype = False
 
 myst_enable_extensions = ["dollarmath"]

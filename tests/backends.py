@@ -100,7 +100,7 @@ class Torch(Backend):
     def array(self, a: Any, dtype: str | None = None) -> Any:
         import torch
 
-        return torch.tensor(np.ascontiguousarray(a), dtype=dtype and getattr(torch, dtype))
+        return torch.tensor(np.array(a, order="C"), dtype=dtype and getattr(torch, dtype))
 
     def _numpy(self, y: Any) -> np.ndarray:
         import torch

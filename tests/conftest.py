@@ -32,7 +32,7 @@ def libraries(config: pytest.Config) -> list[str]:
     if missing:
         message = f"not usable here: {', '.join(missing)}"
         raise pytest.UsageError(message)
-    return asked or [library for library in {b.library for b in BACKENDS} if usable(library)]
+    return asked or [library for library in dict.fromkeys(b.library for b in BACKENDS) if usable(library)]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -47,18 +47,19 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what needs a library that is not under test: `library` marks name it."""
-    chosen = libraries(config)
+    """Leave out what needs an array library that is not under test, or a helper that is not installed."""
+    chosen, arrays = libraries(config), {b.library for b in BACKENDS}
 
     def wanted(item: pytest.Item) -> bool:
         needs = [name for mark in item.iter_markers("library") for name in mark.args]
-        slow = item.get_closest_marker("slow") is not None
-        return all(name in chosen or name == "numpy" for name in needs) and (not slow or config.getoption("--slow"))
+        if item.get_closest_marker("slow") and not config.getoption("--slow"):
+            return False
+        return all(name in chosen if name in arrays else usable(name) for name in needs)
 
     left_out = [item for item in items if not wanted(item)]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in left_out]
+        items[:] = [item for item in items if wanted(item)]
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ import sys
 import warnings
 from functools import partial
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeAlias
 
 import anynorm
 
@@ -236,8 +237,8 @@ def loaded(np: Namespace, file: str, channel_axis: int) -> Data:
         message = f"--input needs real numbers of at most 64 bits: {file} holds {x.dtype}; convert it, to float32 say"
         raise ValueError(message)
     if x.ndim < 2 or x.size == 0:
-        rule = "samples and channels, rank 2 or more," if x.ndim < 2 else "at least one element"
-        message = f"--input needs an array with {rule}: {file} has shape {x.shape}"
+        rule = "rank 2 or more, for samples and channels" if x.ndim < 2 else "at least one element"
+        message = f"--input needs an array of {rule}: {file} has shape {x.shape}"
         raise ValueError(message)
     if not -x.ndim <= channel_axis < x.ndim:
         message = f"--channel-axis needs an axis of {file}, {-x.ndim} to {x.ndim - 1}: got {channel_axis}"
@@ -255,7 +256,7 @@ def loaded(np: Namespace, file: str, channel_axis: int) -> Data:
 def read(np: Namespace, file: str) -> Array:
     """Return the array in a .npy file."""
     try:
-        with open(file, "rb") as stream:
+        with Path(file).open("rb") as stream:
             start = stream.read(6)
     except OSError as error:
         message = f"--input cannot be opened: {file}: {error.strerror}"
@@ -397,9 +398,8 @@ def state(found: Found, width: int) -> str:
 
 def table(report: Report) -> list[tuple[str, ...]]:
     """Return the cells, the titles first; what a row shares with the row above it is left blank."""
-    data = "input as" if report.data.file else "offset"
-    cells: list[tuple[str, ...]] = []
-    cells.append(("library", "norm", data, "error", "native's error", "difference", "promise"))
+    array = "input as" if report.data.file else "offset"
+    cells: list[tuple[str, ...]] = [("library", "norm", array, "error", "native's error", "difference", "promise")]
     above = Row("", "", None)
     for row in report.rows:
         same = row.library == above.library
@@ -420,7 +420,7 @@ def short(number: float | None, decimals: int = 1) -> str:
     if number is None or number == 0 or not math.isfinite(number):
         return "-" if number is None else f"{number:g}"
     digits, exponent = f"{number:.{decimals}e}".split("e")
-    return f"{digits}e{int(exponent)}"
+    return f"{digits}e{int(exponent)}" if int(exponent) else digits
 
 
 PROMISES = {
@@ -432,25 +432,34 @@ PROMISES = {
 
 def legend(report: Report) -> list[str]:
     """Return what the columns mean, what is promised, and what went wrong."""
-    lines = ["Errors are the largest distances from float64; the difference is between the two norms."]
+    lines = ["Errors: the largest distances from float64. Difference: between the two norms."]
     if report.data.file:
         dtypes = sorted({row.dtype for row in report.rows if row.dtype})
         lines += ["Promised: an error of at most", *(f"  {PROMISES[dtype]}" for dtype in dtypes)]
     else:
-        lines += [
-            f"Promised: an error of at most {short(ERROR, 0)}; a difference of at most {short(DIFFERENCE, 0)} at offset 0;",
-            "at other offsets, never the worse of the two.",
-        ]
-    return lines + [f"{row.library}, {row.norm} norm: {row.note}" for row in report.rows if row.note]
+        error, difference = short(ERROR, 0), short(DIFFERENCE, 0)
+        lines += [f"Promised: an error of at most {error}; a difference of at most {difference} at offset 0;"]
+        lines += ["at other offsets, never the worse of the two."]
+    return lines + notes(report.rows)
+
+
+def notes(rows: list[Row]) -> list[str]:
+    """Return what was raised, once for all the norms of a library that raised the same."""
+    norms: dict[tuple[str, str], dict[str, None]] = {}
+    for row in rows:
+        if row.note:
+            norms.setdefault((row.library, row.note), {})[row.norm] = None
+    return [f"{library}, {', '.join(names)}: {note}" for (library, note), names in norms.items()]
 
 
 def show_plain(head: list[str], cells: list[tuple[str, ...]], foot: list[str], verdict: str) -> None:
     """Print the report where Rich is not installed."""
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     pads = [str.rjust if i in RIGHT else str.ljust for i in range(len(widths))]
-    lines = [
-        "  ".join(pad(cell, width) for pad, cell, width in zip(pads, row, widths, strict=True)).rstrip() for row in cells
-    ]
+    lines = []
+    for row in cells:
+        padded = (pad(cell, width) for pad, cell, width in zip(pads, row, widths, strict=True))
+        lines.append("  ".join(padded).rstrip())
     rule = "-" * (sum(widths) + 2 * len(widths) - 2)
     print("\n".join([*head, "", lines[0], rule, *lines[1:], "", *foot, "", verdict]))
 
@@ -501,34 +510,47 @@ def watched(items: Sequence[Any], describe: Callable[[Any], str]) -> Iterator[An
 # --------------------------------------------------------------------------------------------------
 
 CHECK = """\
-Run every norm on every array library that is installed, and print its largest error against float64, beside
-that of the library's native norm (torch.nn.functional, flax.linen or jax.nn), or of the textbook formula where
-the library has none."""
+Run every norm on every array library that is installed, and print its largest
+error against float64 beside that of the library's native norm: those of
+torch.nn.functional, of flax.linen or, without Flax, of jax.nn; elsewhere the
+textbook formula in the library's own mean and variance."""
 
-DETAILS = f"""\
-Without --input the data is float32, of shape {SHAPE} and unit spread, at offset 0 and 1e4. Promised is an
-error of at most 2e-6, a difference from the native norm of at most 1e-5 at offset 0, and never to be
-the worse of the two at 1e4. With --input an error is promised alone: 2e-6 in float32 (times the largest
-result / 8, where that is larger), one last place in float16, and in float64 1e-14 * (1 + largest result) or
-four last places of x. Integers are computed in each library's default float, and JAX computes float64
-only with JAX_ENABLE_X64=1.
+DETAILS = """\
+what is promised:
+  Without --input the norms run on float32 data of unit spread, at offset 0 and
+  1e4. The error is to stay within 2e-6, the difference from the native norm at
+  offset 0 within 1e-5, and at 1e4 ours is never to be the worse of the two.
+  With --input the error is to stay
+    in float16  within one last place of the result,
+    in float32  within 2e-6, times the largest result / 8 where that is above 1,
+    in float64  within 1e-14 times 1 + the largest result, or four last places
+                of x, whichever is more.
+  Integers become each library's default float. JAX computes float64 only with
+  JAX_ENABLE_X64=1 in the environment.
 
 exit status:
   0  every promise is kept
-  1  one is missed
-  2  the arguments or the file are no good, or NumPy, which all is measured with, is missing
+  1  a promise is missed
+  2  the arguments or the file are no good, or there is no NumPy to measure with
 
 --json prints one object:
   anynorm    the version
   kept       whether every promise is kept
   data       file (null: generated), dtype, shape, channel_axis
-  libraries  for each: name, version, problem (null: usable), native (what it is compared with)
-  rows       for each library, norm and array: library, norm, offset (null: --input), dtype (the result's), error,
-             bound (promised for the error), native_error, difference (between the two), kept, note (what was
-             raised, if anything). Numbers are null where they are not finite or were not to be had."""
+  libraries  of each: name, version, problem (null: usable), native (what it is
+             compared with)
+  rows       of each library, norm and array: library, norm, offset (null:
+             --input), dtype (the result's), error, bound (promised for the
+             error), native_error, difference, kept, note (what was raised, or
+             null). Numbers that are not finite, or not to be had, are null.
+
+examples:
+  python -m anynorm check
+  python -m anynorm check --input photographs.npy --channel-axis -1
+  python -m anynorm check --json | python -m json.tool"""
 
 
-def check(arguments: argparse.Namespace, refuse: Callable[[str], Any]) -> int:
+def check(arguments: argparse.Namespace, refuse: Callable[[str], NoReturn]) -> int:
     """Measure, report, and return the exit status."""
     numpy = find("numpy")
     if numpy.problem:

@@ -58,7 +58,7 @@ def moments(
     See Also
     --------
     merge : the moments of several arrays together.
-    torch.var_mean, numpy.mean, numpy.var : without the count, and in float32 without the digits.
+    torch.var_mean : without the count, and without the digits that an offset costs.
 
     Notes
     -----
@@ -190,7 +190,7 @@ def variance(m: Moments, /, *, correction: float = 0) -> Array:
     """
     xp = _check("variance", m)
     freedom = m.count - number("variance", "correction", correction, 0.0, LARGEST)
-    return as_array(xp, m.m2 / xp.where(freedom > 0, freedom, math.nan))
+    return as_array(m.m2 / xp.where(freedom > 0, freedom, math.nan))
 
 
 def _check(caller: str, *many: Moments) -> Namespace:

@@ -162,7 +162,7 @@ def rms_norm(
 
     See Also
     --------
-    torch.nn.functional.rms_norm : eps=None there is the smallest step of the dtype: 1.19e-7 for float32.
+    torch.nn.functional.rms_norm : eps=None there is 1.19e-7, and 2.2e-16 for float64.
     flax.linen.RMSNorm : eps 1e-6 there.
 
     Notes
@@ -381,4 +381,4 @@ def _normalize(
     call = prepare(layout, x, weight, bias, eps, where, sync, stats)
     if call.state is None:
         return call.finish(standardize(call.x, call.mean, call.eps))
-    return call.finish(standardize_given(call.x, call.mean.xp, *call.state, call.eps))
+    return call.finish(standardize_given(call.x, call.mean, *call.state, call.eps))

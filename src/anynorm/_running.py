@@ -23,7 +23,7 @@ from ._arrays import (
 )
 from ._moments import variance
 from ._norms import batch, instance
-from ._standardize import centre, scale
+from ._standardize import centre, rstd
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -287,7 +287,7 @@ def _train(
     correction = number(caller, "correction", correction, 0.0, LARGEST)
     call = prepare(layout, x, weight, bias, eps, where, sync, stats)
     d, s = centre(call.x, call.mean)
-    return call.finish(scale(d, call.xp, s, call.eps)), _advance(stats, call, s, momentum, correction)
+    return call.finish(d * rstd(call.xp, s.var, call.eps)), _advance(stats, call, s, momentum, correction)
 
 
 def _advance(stats: RunningStats, call: Call, s: Statistics, momentum: Any, correction: Any) -> RunningStats:
@@ -303,7 +303,7 @@ def _advance(stats: RunningStats, call: Call, s: Statistics, momentum: Any, corr
     return RunningStats(
         _blend(xp, stats.mean, call.state.mean, seen, (s.mean, s.rest), share),
         _blend(xp, stats.var, call.state.var, known, (unbiased,), share),
-        as_array(xp, steps),
+        as_array(steps),
     )
 
 
@@ -318,6 +318,6 @@ def _blend(xp: Namespace, given: Array, old: Array, average: Mean, parts: tuple[
     """Move the old mean or variance towards that of the batch, which comes in parts, where the batch has one."""
     dtype = old.dtype if xp.finfo(old.dtype).bits > xp.finfo(parts[0].dtype).bits else parts[0].dtype
     old, share = xp.astype(old, dtype, copy=False), cast(xp, share, dtype)
-    new = sum(xp.astype(average(part), dtype, copy=False) for part in parts)
+    new = sum(xp.astype(average(average.select(part)), dtype, copy=False) for part in parts)
     moved = xp.where(average.count > 0, (1 - share) * old + share * new, old)
     return xp.astype(xp.reshape(moved, given.shape), given.dtype, copy=False)

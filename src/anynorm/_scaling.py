@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from ._arrays import LARGEST, Layout, axes_of, cast, number, prepare, rank
-from ._standardize import Statistics, centre, scale
+from ._standardize import centre, rstd
 
 if TYPE_CHECKING:
     from ._arrays import Array, Shape
@@ -64,7 +64,7 @@ def zscore(
     count = call.mean.counts(s.var)
     freedom = count - cast(xp, correction, count.dtype)
     var = xp.where(freedom > 0, s.var * count / xp.where(freedom > 0, freedom, 1.0), 0.0)
-    return call.finish(scale(d, xp, Statistics(s.mean, s.rest, var), 0.0))
+    return call.finish(d * rstd(xp, var, 0.0))
 
 
 def minmax_scale(

@@ -17,48 +17,44 @@ class Statistics(NamedTuple):
     """The mean, in two parts, and the biased variance of every slice, broadcastable to x."""
 
     mean: Array
-    rest: Array | None
+    rest: Array
     var: Array
 
 
 def standardize(x: Array, mean: Mean, eps: Any) -> Array:
     """Return x with mean 0 and variance 1 over each of mean's slices."""
     d, s = centre(x, mean)
-    return scale(d, mean.xp, s, eps)
+    return d * rstd(mean.xp, s.var, eps)
 
 
 def standardize_rms(x: Array, mean: Mean, eps: Any) -> Array:
     """Return x with mean square 1 over each of mean's slices."""
+    x = mean.select(x)
     return x * rstd(mean.xp, mean(x * x), eps)
 
 
-def standardize_given(x: Array, xp: Namespace, mean: Array, var: Array, eps: Any) -> Array:
-    """Return x standardised with a given mean and variance, to the last digit of a mean wider than x."""
-    first = xp.astype(mean, x.dtype, copy=False)
-    wide = xp.finfo(mean.dtype).bits > xp.finfo(x.dtype).bits
-    rest = xp.astype(mean - xp.astype(first, mean.dtype), x.dtype) if wide else None
-    return scale(x - first, xp, Statistics(first, rest, xp.astype(var, x.dtype, copy=False)), eps)
+def standardize_given(x: Array, mean: Mean, centre: Array, var: Array, eps: Any) -> Array:
+    """Return x standardised with a given centre and variance, to the last digit of a centre wider than x."""
+    xp = mean.xp
+    first = xp.astype(centre, x.dtype, copy=False)
+    d = mean.select(x - first)
+    if xp.finfo(centre.dtype).bits > xp.finfo(x.dtype).bits:
+        d = d - xp.astype(centre - xp.astype(first, centre.dtype), x.dtype)
+    return d * rstd(xp, xp.astype(var, x.dtype, copy=False), eps)
 
 
 def centre(x: Array, mean: Mean) -> tuple[Array, Statistics]:
-    """Return x less the first part of its mean, and the statistics of its slices.
+    """Return x less its mean, and the statistics of its slices.
 
     A slice is constant when x equals its mean everywhere: then, and only then, its squares sum to exactly 0. Its rest is
     rounding alone, and is dropped, which makes it standardise to exactly 0 and leaves its gradient as it is.
     """
     first, rest = mean.parts(x)
-    d = x - first
+    d = mean.select(x - first)
     square = mean(d * d)
     if not mean.exact:
         rest = mean.xp.where(square == 0, 0.0, rest)
-    return d, Statistics(first, rest, square - rest * rest)
-
-
-def scale(d: Array, xp: Namespace, s: Statistics, eps: Any) -> Array:
-    """Return what is left to do for x less the first part of its mean: take off the rest, divide by the deviation."""
-    if s.rest is not None:
-        d = d - s.rest
-    return d * rstd(xp, s.var, eps)
+    return d - rest, Statistics(first, rest, square - rest * rest)
 
 
 TINY = 2.0**-120  # large enough to be no zero in float32

@@ -1,0 +1,89 @@
+"""What a user of the package meets beside its numbers: names, import time, memory."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+import tracemalloc
+
+import numpy as np
+import pytest
+
+import anynorm
+from oracles import NORMS
+
+
+def python(code):
+    """Run code in a fresh interpreter and return what it prints."""
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+def test_the_public_names_are_all_of_them():
+    public = {name for name, value in vars(anynorm).items() if not name.startswith("_") and not inspect.ismodule(value)}
+    assert sorted(public) == anynorm.__all__
+
+
+def test_importing_anynorm_imports_no_array_library():
+    heavy = "{'numpy', 'torch', 'jax', 'cupy', 'dask', 'numba', 'array_api_strict', 'rich'}"
+    assert python(f"import sys, anynorm; print(sorted({heavy} & set(sys.modules)))").strip() == "[]"
+
+
+SIGNATURES = {
+    "layer_norm": "x, /, weight=None, bias=None, *, axis=-1, eps=1e-05, where=None, sync=None",
+    "rms_norm": "x, /, weight=None, bias=None, *, axis=-1, eps=1e-05, where=None, sync=None",
+    "group_norm": "x, /, num_groups, weight=None, bias=None, *, channel_axis=1, eps=1e-05, where=None, sync=None",
+    "instance_norm": "x, /, *, stats=None, weight=None, bias=None, channel_axis=1, eps=1e-05, where=None, sync=None",
+    "batch_norm": "x, /, *, stats=None, weight=None, bias=None, channel_axis=1, eps=1e-05, where=None, sync=None",
+    "running_stats": "channels, /, *, like",
+    "population_stats": "m, /, *, correction=1",
+    "batch_norm_train": "x, stats, /, *, weight=None, bias=None, momentum=0.1, correction=1, channel_axis=1, "
+    "eps=1e-05, where=None, sync=None",
+    "instance_norm_train": "x, stats, /, *, weight=None, bias=None, momentum=0.1, correction=1, channel_axis=1, "
+    "eps=1e-05, where=None, sync=None",
+    "moments": "x, /, *, axis=None, where=None, keepdims=False",
+    "merge": "first, /, *others",
+    "variance": "m, /, *, correction=0",
+    "zscore": "x, /, *, axis=0, correction=0, where=None",
+    "minmax_scale": "x, /, *, axis=0, feature_range=(0.0, 1.0), where=None",
+}
+
+
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_signatures_are_those_of_the_design(name):
+    signature = inspect.signature(getattr(anynorm, name))
+    bare = [p.replace(annotation=inspect.Parameter.empty) for p in signature.parameters.values()]
+    assert str(inspect.Signature(bare)) == f"({SIGNATURES[name]})"
+
+
+MEMORY = [
+    *((norm.name, norm.call) for norm in NORMS),
+    ("batch_norm in training", lambda x: anynorm.batch_norm_train(x, anynorm.running_stats(x.shape[1], like=x))),
+    ("instance_norm in training", lambda x: anynorm.instance_norm_train(x, anynorm.running_stats(x.shape[1], like=x))),
+    ("batch_norm in inference", lambda x: anynorm.batch_norm(x, stats=anynorm.running_stats(x.shape[1], like=x))),
+    ("zscore", anynorm.zscore),
+]
+
+
+@pytest.mark.parametrize(("name", "call"), MEMORY, ids=[name for name, _ in MEMORY])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", [(16, 32, 64, 64), (64, 32, 1024)])
+def test_no_norm_of_slices_of_many_elements_takes_more_than_three_times_its_input(name, call, dtype, shape):
+    x = np.random.default_rng(0).standard_normal(shape).astype(dtype)
+    call(x[:2])
+    tracemalloc.start()
+    call(x)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak <= 3 * x.nbytes, f"{peak / x.nbytes:.2f} times the input"
+
+
+@pytest.mark.parametrize(("name", "call"), MEMORY[:-4], ids=[name for name, _ in MEMORY[:-4]])
+def test_affine_takes_no_more(name, call):
+    x = np.random.default_rng(0).standard_normal((16, 32, 64, 64)).astype(np.float32)
+    parameter = np.ones((1, 32, 1, 64), dtype=np.float32)
+    tracemalloc.start()
+    call(x, weight=parameter, bias=parameter)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak <= 3 * x.nbytes, f"{peak / x.nbytes:.2f} times the input"
