@@ -44,7 +44,7 @@ copybutton_prompt_is_regexp = True
 doctest_default_flags = doctest.ELLIPSIS
 
 
-def check_public_names(app: Sphinx, env: BuildEnvironment) -> None:
+def check_public_names(_: Sphinx, env: BuildEnvironment) -> None:
     """Warn of every public name that no page of the reference documents."""
     documented = env.domains["py"].data["objects"]
     for name in anynorm.__all__:

@@ -18,7 +18,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
 
 
-def pytest_configure(config: pytest.Config) -> None:
+def pytest_configure() -> None:
     if usable("jax"):
         import jax
 

@@ -80,7 +80,11 @@ class Norm:
 
 GROUPS = 2
 NORMS = (
-    Norm("layer_norm", lambda x, **k: anynorm.layer_norm(x, axis=tuple(range(1, x.ndim)), **k), lambda n: tuple(range(1, n))),
+    Norm(
+        "layer_norm",
+        lambda x, **k: anynorm.layer_norm(x, axis=tuple(range(1, x.ndim)), **k),
+        lambda n: tuple(range(1, n)),
+    ),
     Norm("layer_norm last axis", lambda x, **k: anynorm.layer_norm(x, **k), lambda n: (n - 1,)),
     Norm("rms_norm", lambda x, **k: anynorm.rms_norm(x, **k), lambda n: (n - 1,), rms=True),
     Norm("group_norm", lambda x, **k: anynorm.group_norm(x, GROUPS, **k), lambda n: tuple(range(2, n + 1)), GROUPS),
@@ -101,7 +105,9 @@ def tolerance(x: np.ndarray, exact: np.ndarray, dtype: str) -> Any:
     if dtype == "float64":
         # At an offset x itself is rounded, to a few of its own last places in units of its deviation.
         deviation = float(np.std(widen(x))) or 1.0
-        return max(1e-14 * (1 + largest), 4 * np.finfo(np.float64).eps * float(np.max(np.abs(x), initial=0.0)) / deviation)
+        return max(
+            1e-14 * (1 + largest), 4 * np.finfo(np.float64).eps * float(np.max(np.abs(x), initial=0.0)) / deviation
+        )
     return ulp(exact, dtype)
 
 

@@ -28,23 +28,36 @@ def refused(xp, call, error, words, *arrays):
 SHAPES = {
     "weight too long": (lambda x, w: anynorm.layer_norm(x, w), zeros(6), r"weight of shape \(5,\).*got \(6,\)"),
     "weight too short": (lambda x, w: anynorm.batch_norm(x, weight=w), zeros(3), r"weight of shape \(4,\).*got \(3,\)"),
-    "weight of length 1": (lambda x, w: anynorm.batch_norm(x, weight=w), zeros(1), r"weight of shape \(4,\).*got \(1,\)"),
+    "weight of length 1": (
+        lambda x, w: anynorm.batch_norm(x, weight=w),
+        zeros(1),
+        r"weight of shape \(4,\).*got \(1,\)",
+    ),
     "weight empty": (lambda x, w: anynorm.group_norm(x, 2, w), zeros(0), r"weight of shape \(4,\).*got \(0,\)"),
     "weight transposed": (lambda x, w: anynorm.layer_norm(x, w, axis=(1, 2)), zeros(5, 4), r"\(4, 5\).*got \(5, 4\)"),
-    "bias enlarges": (lambda x, b: anynorm.layer_norm(x, bias=b), zeros(7, 4, 5), r"bias.*\(6, 4, 5\).*got \(7, 4, 5\)"),
+    "bias enlarges": (
+        lambda x, b: anynorm.layer_norm(x, bias=b),
+        zeros(7, 4, 5),
+        r"bias.*\(6, 4, 5\).*got \(7, 4, 5\)",
+    ),
     "bias of higher rank": (lambda x, b: anynorm.layer_norm(x, bias=b), zeros(1, 6, 4, 5), r"got \(1, 6, 4, 5\)"),
     "scalar weight": (lambda x, w: anynorm.layer_norm(x, w), zeros(), r"got \(\); reshape"),
     "stats of the wrong length": (
-        lambda x, m: anynorm.batch_norm(x, stats=RunningStats(m, m)), zeros(5),
+        lambda x, m: anynorm.batch_norm(x, stats=RunningStats(m, m)),
+        zeros(5),
         r"stats.mean of shape \(4,\).*x.shape\[1\].*got \(5,\); make the state with running_stats\(4, like=x\)",
     ),
     "stats of length 1": (lambda x, m: anynorm.batch_norm(x, stats=RunningStats(m, m)), zeros(1), r"got \(1,\)"),
     "stats of rank 2": (lambda x, m: anynorm.batch_norm_train(x, RunningStats(m, m)), zeros(1, 4), r"got \(1, 4\)"),
     "mask that enlarges": (
-        lambda x, m: anynorm.layer_norm(x, where=m), np.ones((6, 4, 6), dtype=bool), r"where.*\(6, 4, 5\).*got \(6, 4, 6\)"
+        lambda x, m: anynorm.layer_norm(x, where=m),
+        np.ones((6, 4, 6), dtype=bool),
+        r"where.*\(6, 4, 5\).*got \(6, 4, 6\)",
     ),
     "mask of higher rank": (
-        lambda x, m: anynorm.layer_norm(x, where=m), np.ones((1, 6, 4, 5), dtype=bool), r"where.*got \(1, 6, 4, 5\)"
+        lambda x, m: anynorm.layer_norm(x, where=m),
+        np.ones((1, 6, 4, 5), dtype=bool),
+        r"where.*got \(1, 6, 4, 5\)",
     ),
 }
 
@@ -59,10 +72,15 @@ ARGUMENTS = {
     "no group": (lambda x: anynorm.group_norm(x, 0), ValueError, r"num_groups=0; use 1, 2 or 4"),
     "negative groups": (lambda x: anynorm.group_norm(x, -2), ValueError, "num_groups=-2; use 1, 2 or 4"),
     "groups that do not divide": (
-        lambda x: anynorm.group_norm(x, 3), ValueError,
-        r"group_norm needs num_groups to divide the channels: got 4 channels \(x.shape\[1\]\) and num_groups=3; use 1, 2 or 4",
+        lambda x: anynorm.group_norm(x, 3),
+        ValueError,
+        r"needs num_groups to divide the channels: got 4 channels \(x.shape\[1\]\) and num_groups=3; use 1, 2 or 4",
     ),
-    "fractional groups": (lambda x: anynorm.group_norm(x, 2.0), TypeError, "num_groups to be an integer: got 2.0 of type float"),
+    "fractional groups": (
+        lambda x: anynorm.group_norm(x, 2.0),
+        TypeError,
+        "num_groups to be an integer: got 2.0 of type float",
+    ),
     "groups as bool": (lambda x: anynorm.group_norm(x, True), TypeError, "num_groups to be an integer: got True"),
     "axis too large": (lambda x: anynorm.layer_norm(x, axis=3), ValueError, "rank 3: got 3; use -3 to 2"),
     "axis too small": (lambda x: anynorm.rms_norm(x, axis=(-4,)), ValueError, "rank 3: got -4; use -3 to 2"),
@@ -70,32 +88,65 @@ ARGUMENTS = {
     "no axis": (lambda x: anynorm.layer_norm(x, axis=()), ValueError, r"at least one axis: got axis=\(\)"),
     "axis of a float": (lambda x: anynorm.layer_norm(x, axis=1.0), TypeError, "axis to be an integer: got 1.0"),
     "channel axis out of range": (lambda x: anynorm.batch_norm(x, channel_axis=5), ValueError, "channel_axis.*got 5"),
-    "eps negative": (lambda x: anynorm.layer_norm(x, eps=-1e-5), ValueError, "eps to be at least 0 and finite: got -1e-05"),
+    "eps negative": (
+        lambda x: anynorm.layer_norm(x, eps=-1e-5),
+        ValueError,
+        "eps to be at least 0 and finite: got -1e-05",
+    ),
     "eps NaN": (lambda x: anynorm.batch_norm(x, eps=float("nan")), ValueError, "eps.*got nan"),
     "eps infinite": (lambda x: anynorm.batch_norm(x, eps=float("inf")), ValueError, "eps.*got inf"),
     "eps as text": (lambda x: anynorm.layer_norm(x, eps="small"), TypeError, "eps to be a number: got str"),
-    "weight as a number": (lambda x: anynorm.layer_norm(x, 2.0), TypeError, "weight to be an array of x's library.*got float"),
+    "weight as a number": (
+        lambda x: anynorm.layer_norm(x, 2.0),
+        TypeError,
+        "weight to be an array of x's library.*got float",
+    ),
     "weight as a list": (lambda x: anynorm.layer_norm(x, [1.0] * 5), TypeError, "weight.*got list; convert it"),
-    "stats as a pair": (lambda x: anynorm.batch_norm(x, stats=(0, 1)), TypeError, r"RunningStats\(mean, var\): got tuple"),
+    "stats as a pair": (
+        lambda x: anynorm.batch_norm(x, stats=(0, 1)),
+        TypeError,
+        r"RunningStats\(mean, var\): got tuple",
+    ),
+    "no stats in training": (lambda x: anynorm.batch_norm_train(x, None), TypeError, "got stats=None; start with"),
+    "steps of rank 1": (
+        lambda x: anynorm.batch_norm_train(x, anynorm.running_stats(4, like=x)._replace(steps=x[0, 0, :])),
+        ValueError,
+        r"stats.steps to be one integer: got shape \(5,\)",
+    ),
     "momentum too large": (
-        lambda x: anynorm.batch_norm_train(x, anynorm.running_stats(4, like=x), momentum=1.5), ValueError,
+        lambda x: anynorm.batch_norm_train(x, anynorm.running_stats(4, like=x), momentum=1.5),
+        ValueError,
         "momentum to be from 0 to 1: got 1.5",
     ),
     "correction negative": (
-        lambda x: anynorm.batch_norm_train(x, anynorm.running_stats(4, like=x), correction=-1), ValueError, "correction"
+        lambda x: anynorm.batch_norm_train(x, anynorm.running_stats(4, like=x), correction=-1),
+        ValueError,
+        "correction",
     ),
-    "range reversed": (lambda x: anynorm.minmax_scale(x, feature_range=(1, 0)), ValueError, r"lower first: got \(1, 0\)"),
+    "range reversed": (
+        lambda x: anynorm.minmax_scale(x, feature_range=(1, 0)),
+        ValueError,
+        r"lower first: got \(1, 0\)",
+    ),
     "range of three": (lambda x: anynorm.minmax_scale(x, feature_range=(0, 1, 2)), ValueError, "feature_range"),
     "range with NaN": (lambda x: anynorm.minmax_scale(x, feature_range=(0, float("nan"))), ValueError, "feature_range"),
     "channels negative": (lambda x: anynorm.running_stats(-1, like=x), ValueError, "channels.*got -1"),
     "no Moments": (lambda x: anynorm.variance(x), TypeError, r"needs Moments: got \w+; make them with moments\(x\)"),
     "Moments of two shapes": (
-        lambda x: anynorm.merge(anynorm.moments(x, axis=0), anynorm.moments(x, axis=1)), ValueError, "one shape and dtype"
+        lambda x: anynorm.merge(anynorm.moments(x, axis=0), anynorm.moments(x, axis=1)),
+        ValueError,
+        "one shape and dtype",
     ),
-    "population of rank 2": (lambda x: anynorm.population_stats(anynorm.moments(x, axis=0)), ValueError, r"shape \(C,\)"),
+    "population of rank 2": (
+        lambda x: anynorm.population_stats(anynorm.moments(x, axis=0)),
+        ValueError,
+        r"shape \(C,\)",
+    ),
     "sync": (lambda x: anynorm.layer_norm(x, sync=sum), NotImplementedError, "sync"),
     "sync with stats": (
-        lambda x: anynorm.batch_norm(x, stats=anynorm.running_stats(4, like=x), sync=sum), ValueError, "nothing to sync"
+        lambda x: anynorm.batch_norm(x, stats=anynorm.running_stats(4, like=x), sync=sum),
+        ValueError,
+        "nothing to sync",
     ),
 }
 

@@ -32,7 +32,9 @@ def test_variance_of_a_million_rows_at_offset_1e4_is_within_1e_5(xp):
     assert_within(xp.numpy(var), exact, 1e-5)
     _, stats = xp.run(
         lambda a, m, v: anynorm.batch_norm_train(a, anynorm.RunningStats(m, v), momentum=1.0, correction=0),
-        xp.array(x), xp.array(np.zeros(16, np.float32)), xp.array(np.ones(16, np.float32)),
+        xp.array(x),
+        xp.array(np.zeros(16, np.float32)),
+        xp.array(np.ones(16, np.float32)),
     )
     assert_within(xp.numpy(stats.var), exact, 1e-5)
 

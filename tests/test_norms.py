@@ -185,7 +185,9 @@ def test_empty_arrays_stay_empty(xp, norm, shape):
 
 
 def affine_shapes(norm):
-    own = {"layer_norm": SHAPE[1:], "layer_norm last axis": SHAPE[-1:], "rms_norm": SHAPE[-1:]}.get(norm.name, (CHANNELS,))
+    own = {"layer_norm": SHAPE[1:], "layer_norm last axis": SHAPE[-1:], "rms_norm": SHAPE[-1:]}.get(
+        norm.name, (CHANNELS,)
+    )
     return own, (SHAPE[0], CHANNELS, 1, 1), (1, 1, *SHAPE[2:]), SHAPE
 
 
@@ -280,7 +282,9 @@ def test_the_input_is_never_written_to(xp, norm):
 
 
 @each_norm
-@pytest.mark.parametrize("shape", [SHAPE, (SHAPE[0], 1, *SHAPE[2:]), SHAPE[-1:]], ids=["full", "per sample", "trailing"])
+@pytest.mark.parametrize(
+    "shape", [SHAPE, (SHAPE[0], 1, *SHAPE[2:]), SHAPE[-1:]], ids=["full", "per sample", "trailing"]
+)
 def test_a_mask_selects_before_the_statistics(xp, norm, shape, rng):
     x, mask = data("offset 1e+06", SHAPE), rng.random(shape) < 0.7
     full = np.broadcast_to(mask, SHAPE)
@@ -321,17 +325,22 @@ def test_what_a_mask_hides_wholly_is_zero(xp, norm):
 
 def test_group_norm_of_one_group_is_layer_norm_over_the_sample(xp):
     x = xp.array(data("offset 1e+04", SHAPE))
-    one, other = (xp.numpy(xp.run(call, x)) for call in (
-        lambda a: anynorm.group_norm(a, 1), lambda a: anynorm.layer_norm(a, axis=(1, 2, 3))
-    ))
+    one, other = (
+        xp.numpy(xp.run(call, x))
+        for call in (lambda a: anynorm.group_norm(a, 1), lambda a: anynorm.layer_norm(a, axis=(1, 2, 3)))
+    )
     assert_within(one, other.astype(np.float64), 1e-6)
 
 
 def test_group_norm_of_as_many_groups_as_channels_is_instance_norm_affine_included(xp, rng):
     x, weight = xp.array(data("offset 1e+04", SHAPE)), xp.array(rng.standard_normal(CHANNELS).astype(np.float32))
-    one, other = (xp.numpy(xp.run(call, x, weight)) for call in (
-        lambda a, w: anynorm.group_norm(a, CHANNELS, w, w), lambda a, w: anynorm.instance_norm(a, weight=w, bias=w)
-    ))
+    one, other = (
+        xp.numpy(xp.run(call, x, weight))
+        for call in (
+            lambda a, w: anynorm.group_norm(a, CHANNELS, w, w),
+            lambda a, w: anynorm.instance_norm(a, weight=w, bias=w),
+        )
+    )
     assert_within(one, other.astype(np.float64), 1e-6 * (1 + np.abs(xp.numpy(weight)).max()))
 
 

@@ -31,6 +31,7 @@ def start(xp, dtype="float32"):
 
 def train(xp, form, x, stats, **options):
     """Take one training step the way the library is used."""
+
     def step(a, mean, var, steps):
         return TRAIN[form](a, RunningStats(mean, var, steps), **options)
 
@@ -100,7 +101,9 @@ def test_a_state_starts_in_likes_dtype_but_at_least_float32(xp, dtype):
 @pytest.mark.parametrize("shape", [(0, 4), (0, 4, 3, 3), (2, 4, 0, 3)])
 def test_an_empty_batch_leaves_the_state_alone(xp, form, shape):
     old = RunningStats(*(xp.array(np.full(4, value, dtype=np.float32)) for value in (3.5, 2.5)), 7)
-    y, stats = xp.run(lambda a, m, v: TRAIN[form](a, RunningStats(m, v, 7)), xp.array(np.zeros(shape, np.float32)), *old[:2])
+    y, stats = xp.run(
+        lambda a, m, v: TRAIN[form](a, RunningStats(m, v, 7)), xp.array(np.zeros(shape, np.float32)), *old[:2]
+    )
     assert tuple(y.shape) == shape
     mean, var, steps = xp.numpy(stats)
     assert (list(mean), list(var), int(steps)) == ([3.5] * 4, [2.5] * 4, 7)
@@ -180,7 +183,9 @@ def test_given_statistics_wider_than_x_are_used_to_their_last_digit(xp, dtype, r
 
 def test_inference_before_any_update_is_the_identity_at_eps_0(xp):
     x, stats = data("offset 3", SHAPE), start(xp)
-    y = xp.run(lambda a, m, v: anynorm.batch_norm(a, stats=RunningStats(m, v), eps=0), xp.array(x), stats.mean, stats.var)
+    y = xp.run(
+        lambda a, m, v: anynorm.batch_norm(a, stats=RunningStats(m, v), eps=0), xp.array(x), stats.mean, stats.var
+    )
     assert np.array_equal(xp.numpy(y), x)
 
 

@@ -112,13 +112,13 @@ def find(name: str) -> Found:
     try:
         xp = import_module(LIBRARIES[name])
         version = str(import_module(name).__version__)
-    except Exception as error:  # noqa: BLE001  a broken installation raises anything
+    except Exception as error:
         missing = isinstance(error, ModuleNotFoundError) and str(error.name).split(".")[0] == name
         problem = f"not installed (pip install 'anynorm[{name}]')" if missing else f"installed but broken: {say(error)}"
         return Found(name, problem=problem)
     try:
         xp.empty(0)
-    except Exception as error:  # noqa: BLE001  CuPy alone has several kinds where driver, device or memory is missing
+    except Exception as error:
         broken = "no usable GPU" if name == "cupy" else f"broken: {say(error)}"
         return Found(name, version, f"installed, but {broken}")
     native, rivals = rivals_of(name, xp)
@@ -136,7 +136,7 @@ def rivals_of(name: str, xp: Namespace) -> tuple[str, Mapping[str, Norm]]:
     try:
         flax = import_module("flax")
         return f"flax.linen {flax.__version__}, use_fast_variance=True as by default", flax_norms(flax, xp)
-    except Exception:  # noqa: BLE001  Flax is not asked for: missing or broken, JAX does without
+    except Exception:
         standardize = import_module("jax").nn.standardize
         layer = partial(standardize_by, standardize)
         return f"layer: jax.nn.standardize; others: {label}", {**lines, "layer": layer}
@@ -266,7 +266,7 @@ def read(np: Namespace, file: str) -> Array:
         raise ValueError(message)
     try:
         return np.load(file, allow_pickle=False)
-    except Exception as error:  # noqa: BLE001  a damaged header raises anything
+    except Exception as error:
         message = f"--input needs a .npy file of plain numbers: {file} cannot be read ({say(error)})"
         raise ValueError(message) from None
 
@@ -297,7 +297,7 @@ def measure(np: Namespace, found: Found, norm: str, offset: float | None, x: Arr
     given = give(found, x)
     try:
         y = take(found, np, OURS[norm](given))
-    except Exception as problem:  # noqa: BLE001  whatever it raises, a promise is missed
+    except Exception as problem:
         return row._replace(note=f"failed: {say(problem)}")
     # A library may have narrowed x, and turned integers into its default float: what it has made of x is what counts.
     x = take(found, np, given).astype(y.dtype, copy=False)
@@ -308,7 +308,7 @@ def measure(np: Namespace, found: Found, norm: str, offset: float | None, x: Arr
     row = row._replace(dtype=y.dtype.name, error=error, bound=float(np.max(bound)), kept=bool(np.all(errors <= bound)))
     try:
         rival = take(found, np, quietly(found.rivals[norm], give(found, x)))
-    except Exception as problem:  # noqa: BLE001  the native norms refuse shapes and dtypes that ours take
+    except Exception as problem:
         return row._replace(note=f"the native norm refuses: {say(problem)}")
     native_error, difference = (float(abs(split(norm, rival) - other).max()) for other in (exact, split(norm, y)))
     if offset is not None:

@@ -36,9 +36,9 @@ def _find_library(value: object) -> Namespace | None:
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(value, torch.Tensor):
         # array_namespace makes Dynamo warn about its lru_cache, so torch is answered without it.
-        import array_api_compat.torch as namespace  # noqa: PLC0415
+        import array_api_compat.torch
 
-        return namespace
+        return array_api_compat.torch
     ma = sys.modules.get("numpy.ma")
     if ma is not None and isinstance(value, ma.MaskedArray):
         message = "anynorm takes no masked arrays: got one; pass its .data, and where=~numpy.ma.getmaskarray(x)"
@@ -60,7 +60,8 @@ _NAMES = {
 
 def library_name(xp: Namespace) -> str:
     """Return the name a user knows the library by (array-api-compat's predicates are cached, of which Dynamo warns)."""
-    return _NAMES.get(xp.__name__, xp.__name__)
+    name: str = xp.__name__
+    return _NAMES.get(name, name)
 
 
 def namespace(caller: str, x: Array, /, **others: Array | None) -> Namespace:
@@ -204,7 +205,7 @@ def number(caller: str, name: str, value: Any, low: float, high: float) -> Any:
     """Return value as a Python float within [low, high]; arrays without axes pass unlooked at, traced ones included."""
     if isinstance(value, (float, int, Real)) and not isinstance(value, bool):
         # A NumPy scalar would promote float32 arrays; a Python float promotes none.
-        if not low <= value <= high:
+        if not low <= float(value) <= high:
             bounds = f"at least {low:g} and finite" if high > 1 else f"from {low:g} to {high:g}"
             message = f"{caller} needs {name} to be {bounds}: got {value!r}"
             raise ValueError(message)
@@ -290,7 +291,8 @@ def like_x(caller: str, xp: Namespace, name: str, value: Array, dtype: Any) -> A
 
 def mask_of(caller: str, xp: Namespace, x: Array, where: Array) -> Array:
     """Return the mask at x's rank."""
-    if not library(where).isdtype(where.dtype, "bool"):
+    kin = library(where)
+    if kin is None or not kin.isdtype(where.dtype, "bool"):
         message = f"{caller} needs where to be a boolean mask: got dtype {where.dtype}; compare it, as in where != 0"
         raise TypeError(message)
     shape = (1,) * (x.ndim - where.ndim) + tuple(where.shape)
@@ -300,7 +302,7 @@ def mask_of(caller: str, xp: Namespace, x: Array, where: Array) -> Array:
             f"give it x's rank, with 1 for the axes that it does not vary along"
         )
         raise ValueError(message)
-    return xp.reshape(where if library(where) is xp else xp.asarray(where), shape)
+    return xp.reshape(where if kin is xp else xp.asarray(where), shape)
 
 
 def groups_of(caller: str, x: Array, channel: int, num_groups: int) -> int:
@@ -331,7 +333,7 @@ def split(xp: Namespace, a: Array, axis: int, parts: int) -> Array:
 
 def is_compiling() -> bool:
     """Whether torch.compile is tracing the call; only to be asked of a torch call."""
-    import torch  # noqa: PLC0415
+    import torch
 
     return torch.compiler.is_compiling()
 
@@ -386,9 +388,9 @@ class Mean:
     def _settled(self, a: Array) -> Array:
         """Return the mean, the same wherever it is used.
 
-        XLA copies what follows a sum into every fused consumer, and may make a multiply-add of a division in one of them
-        and round it in another: the copies differ in the last place, which at offset 1e6 is an error of 3e-3. The sum
-        itself is computed once, so there the division comes first.
+        XLA copies what follows a sum into every fused consumer. In one a division may become part of a multiply-add, in
+        another be rounded: the copies differ in the last place, which at offset 1e6 is an error of 3e-3. The sum itself
+        is computed once, so there the division comes first.
         """
         return self._sum(a / self.divisor) if library_name(self.xp) == "jax" else self._mean(a)
 
@@ -447,10 +449,11 @@ def sum_in_blocks(xp: Namespace, a: Array, axes: Shape) -> Array:
         while a.shape[axis] > BLOCK:
             blocks, rest = divmod(a.shape[axis], BLOCK)
             before, after = a.shape[:axis], a.shape[axis + 1 :]
-            head, tail = (slice(None),) * axis + (slice(0, blocks * BLOCK),), (slice(None),) * axis + (slice(-rest, None),)
-            sums = xp.sum(xp.reshape(a[(*head, ...)], (*before, blocks, BLOCK, *after)), axis=axis + 1)
+            whole = (slice(None),) * axis
+            head, tail = a[(*whole, slice(0, blocks * BLOCK), ...)], a[(*whole, slice(blocks * BLOCK, None), ...)]
+            sums = xp.sum(xp.reshape(head, (*before, blocks, BLOCK, *after)), axis=axis + 1)
             if rest:
-                sums = xp.concat([sums, xp.sum(a[(*tail, ...)], axis=axis, keepdims=True)], axis=axis)
+                sums = xp.concat([sums, xp.sum(tail, axis=axis, keepdims=True)], axis=axis)
             a = sums
     return xp.sum(a, axis=axes, keepdims=True)
 
@@ -466,7 +469,7 @@ class Layout(NamedTuple):
     caller: str
     shared: Shape  # the axes whose elements share one mean and one variance
     affine: Shape = ()  # the axes that weight and bias run along
-    groups: int | None = None  # the channel axis, affine[0], is split into so many groups; shared then names axes of the split array
+    groups: int | None = None  # into how many the channel axis is split: shared then names axes of the split array
 
 
 class State(NamedTuple):

@@ -198,7 +198,6 @@ def _check(caller: str, *many: Moments) -> Namespace:
         if not isinstance(m, Moments):
             message = f"{caller} needs Moments: got {type(m).__name__}; make them with moments(x)"
             raise TypeError(message)
-    first, *others = many
     for m in many:
-        namespace(caller, first.mean, count=m.count, mean=m.mean, m2=m.m2)
-    return namespace(caller, first.mean)
+        namespace(caller, many[0].mean, count=m.count, mean=m.mean, m2=m.m2)
+    return namespace(caller, many[0].mean)

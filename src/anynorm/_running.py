@@ -28,7 +28,7 @@ from ._standardize import centre, rstd
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ._arrays import Array, Call, Layout, Namespace
+    from ._arrays import Array, Call, Layout, Namespace, State
     from ._moments import Moments
     from ._standardize import Statistics
 
@@ -286,11 +286,26 @@ def _train(
         momentum = number(caller, "momentum", momentum, 0.0, 1.0)
     correction = number(caller, "correction", correction, 0.0, LARGEST)
     call = prepare(layout, x, weight, bias, eps, where, sync, stats)
+    if call.state is None:
+        message = f"{caller} needs a state: got stats=None; start with running_stats(channels, like=x)"
+        raise TypeError(message)
+    _check_steps(caller, x, stats.steps)
     d, s = centre(call.x, call.mean)
-    return call.finish(d * rstd(call.xp, s.var, call.eps)), _advance(stats, call, s, momentum, correction)
+    return call.finish(d * rstd(call.xp, s.var, call.eps)), _advance(stats, call.state, call, s, momentum, correction)
 
 
-def _advance(stats: RunningStats, call: Call, s: Statistics, momentum: Any, correction: Any) -> RunningStats:
+def _check_steps(caller: str, x: Array, steps: Any) -> None:
+    if isinstance(steps, int):
+        return
+    namespace(caller, x, **{"stats.steps": steps})
+    if steps.ndim:
+        message = f"{caller} needs stats.steps to be one integer: got shape {tuple(steps.shape)}"
+        raise ValueError(message)
+
+
+def _advance(
+    stats: RunningStats, state: State, call: Call, s: Statistics, momentum: Any, correction: Any
+) -> RunningStats:
     """Return the state after a batch of the statistics s."""
     xp, mean = call.xp, call.mean
     if call.mask is None and 0 in call.x.shape:
@@ -301,14 +316,14 @@ def _advance(stats: RunningStats, call: Call, s: Statistics, momentum: Any, corr
     share = 1.0 / cast(xp, stats.steps + 1, s.var.dtype) if momentum is None else momentum
     steps = stats.steps + (1 if call.mask is None else xp.astype(xp.any(count > 0), default_integer(xp, count)))
     return RunningStats(
-        _blend(xp, stats.mean, call.state.mean, seen, (s.mean, s.rest), share),
-        _blend(xp, stats.var, call.state.var, known, (unbiased,), share),
+        _blend(xp, stats.mean, state.mean, seen, (s.mean, s.rest), share),
+        _blend(xp, stats.var, state.var, known, (unbiased,), share),
         as_array(steps),
     )
 
 
 def _average(call: Call, like: Array, valid: Array) -> Mean:
-    """Return the mean over the samples whose statistics are valid: over axis 0 for instance norm, over none for batch."""
+    """Return the mean over the samples whose statistics are valid: axis 0 for instance norm, none for batch norm."""
     kept = (*call.layout.shared, *call.layout.affine)
     samples = tuple(i for i in range(call.x.ndim) if i not in kept)
     return Mean(call.layout.caller, call.xp, like, samples, valid)

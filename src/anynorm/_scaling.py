@@ -12,9 +12,7 @@ if TYPE_CHECKING:
     from ._arrays import Array, Shape
 
 
-def zscore(
-    x: Array, /, *, axis: int | Shape | None = 0, correction: float = 0, where: Array | None = None
-) -> Array:
+def zscore(x: Array, /, *, axis: int | Shape | None = 0, correction: float = 0, where: Array | None = None) -> Array:
     r"""Return how many standard deviations each element lies from the mean of its slice.
 
     .. math:: z = \frac{x - \mathrm{E}[x]}{\sigma}, \qquad \sigma^2 = \frac{1}{n - c} \sum_i (x_i - \mathrm{E}[x])^2

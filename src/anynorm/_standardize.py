@@ -46,8 +46,8 @@ def standardize_given(x: Array, mean: Mean, centre: Array, var: Array, eps: Any)
 def centre(x: Array, mean: Mean) -> tuple[Array, Statistics]:
     """Return x less its mean, and the statistics of its slices.
 
-    A slice is constant when x equals its mean everywhere: then, and only then, its squares sum to exactly 0. Its rest is
-    rounding alone, and is dropped, which makes it standardise to exactly 0 and leaves its gradient as it is.
+    A slice is constant when x equals its mean everywhere: then, and only then, its squares sum to exactly 0. Its rest
+    is rounding alone, and is dropped, which makes it standardise to exactly 0 and leaves its gradient as it is.
     """
     first, rest = mean.parts(x)
     d = mean.select(x - first)

@@ -1,0 +1,88 @@
+#!/usr/bin/env -S python3
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["nox>=2025.2.9", "virtualenv"]
+# ///
+"""Every check of the project: `nox` runs them all, `nox -s "tests(torch)"` one of them, `nox -l` lists them."""
+
+from __future__ import annotations
+
+import shutil
+
+import nox
+
+nox.needs_version = ">=2025.2.9"
+nox.options.default_venv_backend = "virtualenv"
+
+PROJECT = nox.project.load_toml("pyproject.toml")
+WORKERS = ("-n", "2")
+
+
+def install(session: nox.Session, *groups: str) -> None:
+    """Install the package beside dependency groups of pyproject.toml."""
+    session.install(*nox.project.dependency_groups(PROJECT, *groups), ".")
+
+
+@nox.session
+@nox.parametrize(
+    ("library", "options"),
+    [
+        nox.param("numpy", ("--library", "sklearn", "--library", "scipy", "--library", "rich"), id="numpy"),
+        nox.param("array_api_strict", (), id="strict"),
+        nox.param("torch", (), id="torch"),
+        nox.param("jax", ("--library", "flax"), id="jax"),
+        nox.param("dask", ("--library", "distributed", "--slow"), id="dask"),
+    ],
+)
+def tests(session: nox.Session, library: str, options: tuple[str, ...]) -> None:
+    """Test one array library, against float64 and against its own norms."""
+    install(session, "test", library)
+    session.run("pytest", *WORKERS, "--library", library, *options, *session.posargs)
+
+
+@nox.session(name="tests(cupy)")
+def cupy(session: nox.Session) -> None:
+    """Test CuPy, which takes a GPU."""
+    if shutil.which("nvidia-smi") is None:
+        session.warn("NO GPU HERE: NOTHING OF CUPY WAS TESTED. docs/verified.md says when and where it last was.")
+        return
+    install(session, "test", "cupy")
+    session.run("pytest", "--library", "cupy", *session.posargs)
+
+
+@nox.session
+def bare(session: nox.Session) -> None:
+    """The package with its runtime dependencies alone."""
+    session.install(".")
+    session.run("python", "-W", "error", "tests/bare.py")
+
+
+@nox.session
+def minimums(session: nox.Session) -> None:
+    """Test the lowest versions that the package says it supports."""
+    install(session, "test", "minimums")
+    session.run("pytest", *WORKERS, "--library", "numpy", "--library", "array_api_strict", "--library", "dask")
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Read the code for mistakes and its layout."""
+    session.install(*nox.project.dependency_groups(PROJECT, "lint"))
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+
+
+@nox.session
+def typecheck(session: nox.Session) -> None:
+    """Check the types."""
+    install(session, "typecheck")
+    session.run("mypy")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the docs, and run every example in them, in the docstrings and in the README."""
+    install(session, "docs")
+    session.run("sphinx-build", "-E", "-W", "--keep-going", "-b", "html", "docs", "docs/_build/html")
+    session.run("sphinx-build", "-W", "--keep-going", "-b", "doctest", "docs", "docs/_build/doctest")
+    session.run("python", "-W", "error", "-m", "doctest", "README.md")

@@ -1,0 +1,27 @@
+"""What the package does with nothing but its runtime dependencies installed: run by `nox -s bare`."""
+
+import contextlib
+import io
+import sys
+
+import anynorm
+from anynorm.__main__ import main
+
+assert "numpy" not in sys.modules
+
+refusal = ""
+try:
+    anynorm.layer_norm([1.0, 2.0])
+except TypeError as error:
+    refusal = str(error)
+assert "needs x to be an array of NumPy, CuPy, JAX, PyTorch, Dask" in refusal, refusal
+
+message = io.StringIO()
+with contextlib.redirect_stderr(message):
+    try:
+        status = main(["check"])
+    except SystemExit as leaving:
+        status = leaving.code
+assert status == 2, status
+assert "anynorm[numpy]" in message.getvalue(), message.getvalue()
+print("anynorm imports without an array library, and says which it needs")
