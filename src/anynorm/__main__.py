@@ -130,7 +130,7 @@ def rivals_of(name: str, xp: Namespace) -> tuple[str, Mapping[str, Norm]]:
     if name == "torch":
         return "torch.nn.functional", torch_norms(xp.nn.functional)
     lines = {norm: partial(textbook, xp, norm) for norm in OURS}
-    label = "textbook (x - mean(x)) / sqrt(var(x) + eps)"
+    label = "the textbook's (x - mean(x)) / sqrt(var(x) + eps)"
     if name != "jax":
         return label, lines
     try:
@@ -139,7 +139,7 @@ def rivals_of(name: str, xp: Namespace) -> tuple[str, Mapping[str, Norm]]:
     except Exception:
         standardize = import_module("jax").nn.standardize
         layer = partial(standardize_by, standardize)
-        return f"layer: jax.nn.standardize; others: {label}", {**lines, "layer": layer}
+        return "jax.nn.standardize in layer norm, else the textbook", {**lines, "layer": layer}
 
 
 def torch_norms(functional: Any) -> dict[str, Norm]:
@@ -385,7 +385,7 @@ def show(report: Report) -> None:
 def heading(report: Report) -> list[str]:
     """Return what the norms were run on, and a line for every library."""
     data = report.data
-    what = f"{data.file}: {data.dtype}" if data.file else f"{data.dtype} data of unit spread,"
+    what = f"{data.file}: {data.dtype}" if data.file else f"{data.dtype} of unit spread,"
     title = f"anynorm {anynorm.__version__} on {what} {data.shape}, channels on axis {data.channel_axis}"
     width = max(len(found.version or "") for found in report.libraries)
     return [title, "", *(f"{found.name:<7}{state(found, width)}" for found in report.libraries)]

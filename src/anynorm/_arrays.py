@@ -11,8 +11,6 @@ import sys
 from numbers import Real
 from typing import Any, NamedTuple, TypeAlias
 
-from array_api_compat import array_namespace
-
 Array: TypeAlias = Any  # an array of any library: the standard has no type for it yet
 Namespace: TypeAlias = Any
 Shape: TypeAlias = tuple[int, ...]
@@ -43,6 +41,8 @@ def _find_library(value: object) -> Namespace | None:
     if ma is not None and isinstance(value, ma.MaskedArray):
         message = "anynorm takes no masked arrays: got one; pass its .data, and where=~numpy.ma.getmaskarray(x)"
         raise TypeError(message)
+    from array_api_compat import array_namespace  # when it is needed: it is most of what importing anynorm would cost
+
     try:
         return array_namespace(value)
     except TypeError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 import anynorm
 from backends import Torch
 from native.comparison import SMALL, assert_native, assert_never_worse
-from oracles import GROUPS, KINDS, NORMS, data, tolerance, widen
+from oracles import GROUPS, KINDS, NORMS, data, native_tolerance, tolerance, widen
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.library("torch")
 
 lib = Torch()
-C = 48
+C = 24
 SHAPES = {
     "2-D": (16, C),
-    "3-D": (4, C, 33),
-    "4-D": (3, C, 9, 16),
-    "channels_last": (3, C, 9, 16),
-    "channels_last_3d": (2, C, 4, 5, 16),
+    "3-D": (4, C, 17),
+    "4-D": (3, C, 6, 16),
+    "channels_last": (3, C, 6, 16),
+    "channels_last_3d": (2, C, 3, 4, 16),
 }
 FORMATS = {"channels_last": torch.channels_last, "channels_last_3d": torch.channels_last_3d}
 SPATIAL = [layout for layout, shape in SHAPES.items() if len(shape) > 2]
@@ -118,7 +118,7 @@ def in_groups(groups: int) -> Pair:
 
 
 BY_AXES = [*over_trailing_axes("the last axis", -1), *over_trailing_axes("all but the samples", 1)]
-BY_GROUPS = [in_groups(groups) for groups in (1, 3, 6)]
+BY_GROUPS = [in_groups(groups) for groups in (1, 2, 3)]
 
 
 def compare(pair: Pair, x: Tensor, affine: bool, parameters: torch.dtype) -> None:
@@ -140,7 +140,9 @@ def test_layer_and_rms_norm_give_what_torch_gives(pair, layout, affine, kind, dt
 @each_dtype
 @plain_and_affine
 # Channels last PyTorch takes E[x^2] - E[x]^2, which in float32 errs by 2e-5 at offset 3 already: no oracle.
-@pytest.mark.parametrize(("layout", "kind"), [(a, k) for a in SHAPES for k in SMALL if k == SMALL[0] or a not in FORMATS])
+@pytest.mark.parametrize(
+    ("layout", "kind"), [(a, k) for a in SHAPES for k in SMALL if k == SMALL[0] or a not in FORMATS]
+)
 @pytest.mark.parametrize("pair", BY_GROUPS, ids=str)
 def test_group_norm_gives_what_torch_gives(pair, layout, kind, affine, dtype):
     x = tensor(kind, layout, dtype)
@@ -230,7 +232,7 @@ def test_batch_norm_keeps_channels_last_as_torch_does(layout):
 # -------------------------------------------------------------------------------- running statistics
 
 
-def state_of(module: Any) -> anynorm.RunningStats:
+def state_of(module: torch.nn.Module) -> anynorm.RunningStats:
     """A copy of a module's buffers, which training writes to."""
     return anynorm.RunningStats(
         module.running_mean.clone(), module.running_var.clone(), module.num_batches_tracked.clone()
@@ -250,8 +252,8 @@ def batches(kind: str, layout: str, dtype: str) -> list[Tensor]:
 @each_dtype
 @each_small_kind
 @each_layout
-@pytest.mark.parametrize("momentum", [0.1, 0.7])
-def test_ten_steps_of_batch_norm_and_inference_go_as_in_torch(momentum, layout, kind, dtype):
+def test_ten_steps_of_batch_norm_and_inference_go_as_in_torch(layout, kind, dtype):
+    momentum = 0.3  # not the default, which the module has
     w, b = weight_and_bias(True, (C,), at_least_float32(dtype))
     mean, var = fresh_buffers(dtype)
     stats = anynorm.running_stats(C, like=tensor(kind, layout, dtype))
@@ -299,8 +301,8 @@ def test_ten_steps_of_instance_norm_and_inference_go_as_in_torch(layout, kind, d
     mean, var = fresh_buffers(dtype)
     stats = anynorm.running_stats(C, like=tensor(kind, layout, dtype))
     for step, x in enumerate(batches(kind, layout, dtype), start=1):
-        native = F.instance_norm(x, mean, var, w, b, use_input_stats=True, momentum=0.1)
-        y, stats = anynorm.instance_norm_train(x, stats, weight=w, bias=b, momentum=0.1)
+        native = F.instance_norm(x, mean, var, w, b, use_input_stats=True)
+        y, stats = anynorm.instance_norm_train(x, stats, weight=w, bias=b)
         assert_same(y, native)
         assert_same_state(stats, mean, var)
         assert int(stats.steps) == step
@@ -336,12 +338,14 @@ NATIVE = {
 }
 KINDS_OF = {dtype: [k for k in KINDS if (dtype, k) != ("float16", "offset 1e+06")] for dtype in DTYPES}  # beyond 65504
 
+LAYOUTS = ("2-D", "4-D", "channels_last")
+
 each_dtype_and_kind = pytest.mark.parametrize(("dtype", "kind"), [(d, k) for d in DTYPES for k in KINDS_OF[d]])
 
 
 @each_dtype_and_kind
 @pytest.mark.parametrize(
-    ("norm", "layout"), [(n, a) for n in NORMS for a in SHAPES if n.name != "instance_norm" or a in SPATIAL], ids=str
+    ("norm", "layout"), [(n, a) for n in NORMS for a in LAYOUTS if n.name != "instance_norm" or a in SPATIAL], ids=str
 )
 def test_ours_is_never_further_from_float64_than_torchs(norm, layout, dtype, kind):
     x = tensor(kind, layout, dtype)
@@ -351,11 +355,13 @@ def test_ours_is_never_further_from_float64_than_torchs(norm, layout, dtype, kin
 
 
 @each_dtype_and_kind
-@each_layout
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_inference_is_never_further_from_float64_than_torchs(layout, dtype, kind):
     x = tensor(kind, layout, dtype)
     channels = widen(np.moveaxis(double(x), 1, -1).reshape(-1, C))
-    mean, var = (torch.tensor(a.astype(np.float64), dtype=at_least_float32(dtype)) for a in (channels.mean(0), channels.var(0)))
+    mean, var = (
+        torch.tensor(a.astype(np.float64), dtype=at_least_float32(dtype)) for a in (channels.mean(0), channels.var(0))
+    )
     along = (1, C, *[1] * (x.ndim - 2))
     exact = (widen(double(x)) - double(mean).reshape(along)) / np.sqrt(widen(double(var)).reshape(along) + 1e-5)
     ours = anynorm.batch_norm(x, stats=anynorm.RunningStats(mean, var))
@@ -364,7 +370,7 @@ def test_inference_is_never_further_from_float64_than_torchs(layout, dtype, kind
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("kind", KINDS)
-@each_spatial_layout
+@pytest.mark.parametrize("layout", ["4-D", "channels_last"])
 def test_running_statistics_are_never_further_from_float64_than_torchs(layout, kind, dtype):
     x = tensor(kind, layout, dtype)
     spatial = tuple(range(2, x.ndim))
@@ -380,4 +386,6 @@ def test_running_statistics_are_never_further_from_float64_than_torchs(layout, k
         size = np.prod([x.shape[i] for i in axes])
         exact = mean.mean(samples).reshape(C), (var * size / (size - 1)).mean(samples).reshape(C)
         for ours, theirs, right in zip(stats, buffers, exact, strict=False):
-            assert_never_worse(double(ours), double(theirs), right, tolerance(double(x), right, dtype))
+            # a running statistic is promised to within the native tolerance of float64, its larger values to their digits
+            bound = np.maximum(native_tolerance(right, dtype), tolerance(double(x), right, dtype))
+            assert_never_worse(double(ours), double(theirs), right, bound)

@@ -1,0 +1,537 @@
+"""The command line: what it measures, how it says so, and which status it exits with."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import json
+import subprocess
+import sys
+from importlib import import_module
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+import anynorm
+import anynorm.__main__ as cli
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+LIBRARIES = [pytest.param(name, marks=pytest.mark.library(name)) for name in cli.LIBRARIES]
+RENDERERS = ["plain", *(["rich"] if importlib.util.find_spec("rich") else [])]
+KEYS = {"library", "norm", "offset", "dtype", "error", "bound", "native_error", "difference", "kept", "note"}
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "SHAPE", (4, 6, 5, 5))
+
+
+@pytest.fixture
+def only(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Leave these of the array libraries importable, and NumPy."""
+
+    def hide(*kept: str) -> None:
+        def load(name: str) -> Any:
+            root = name.split(".")[0]
+            if root in cli.LIBRARIES and root not in ("numpy", *kept):
+                message = f"No module named {root!r}"
+                raise ModuleNotFoundError(message, name=root)
+            return import_module(name)
+
+        monkeypatch.setattr(cli, "import_module", load)
+
+    return hide
+
+
+@pytest.fixture
+def renderer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, only: Callable[..., None]) -> str:
+    """Render NumPy's report in the way named."""
+    only("numpy")
+    if request.param == "plain":
+        monkeypatch.setitem(sys.modules, "rich", None)
+    return str(request.param)
+
+
+@pytest.fixture
+def save(tmp_path: Path) -> Callable[..., str]:
+    def write(x: Any, **options: Any) -> str:
+        file = tmp_path / "x.npy"
+        np.save(file, x, **options)
+        return str(file)
+
+    return write
+
+
+def report(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, Any]:
+    """Run the check, and return its status and its JSON."""
+    status = cli.main(["check", "--json", *arguments])
+    return status, json.loads(capsys.readouterr().out)
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Run what has to be refused, and return what is said."""
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["check", *arguments])
+    out, err = capsys.readouterr()
+    assert exit_.value.code == 2
+    assert not out
+    return str(err)
+
+
+# ------------------------------------------------------------------------------------------------ the promises
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_every_promise_is_kept(library: str, only: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
+    only(library)
+    status, document = report(capsys)
+    assert status == 0
+    assert document["kept"] is True
+    rows = [row for row in document["rows"] if row["library"] == library]
+    assert [(row["norm"], row["offset"]) for row in rows] == [(n, o) for n in cli.OURS for o in (0, 1e4)]
+    for row in rows:
+        assert row["error"] <= row["bound"] == cli.ERROR
+        assert row["kept"] is True
+        assert row["note"] is None
+        assert row["dtype"] == "float32"
+        assert row["difference"] <= (1e-5 if row["offset"] == 0 else row["error"] + row["native_error"])
+
+
+def test_json_has_the_documented_structure(only: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
+    only()
+    _, document = report(capsys)
+    assert set(document) == {"anynorm", "kept", "data", "libraries", "rows"}
+    assert document["anynorm"] == anynorm.__version__
+    assert document["data"] == {"file": None, "dtype": "float32", "shape": [4, 6, 5, 5], "channel_axis": 1}
+    assert [library["name"] for library in document["libraries"]] == list(cli.LIBRARIES)
+    assert all(set(library) == {"name", "version", "problem", "native"} for library in document["libraries"])
+    assert all(set(row) == KEYS for row in document["rows"])
+
+
+def test_the_command_runs_as_a_module() -> None:
+    command = [sys.executable, "-m", "anynorm", "check", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    document = json.loads(done.stdout)
+    assert done.returncode == 0, [row for row in document["rows"] if not row["kept"]] or done.stderr
+    usable = [library["name"] for library in document["libraries"] if library["problem"] is None]
+    assert [(r["library"], r["norm"], r["offset"]) for r in document["rows"]] == [
+        (library, norm, offset) for library in usable for norm in cli.OURS for offset in cli.OFFSETS
+    ]
+
+
+@pytest.mark.parametrize("renderer", RENDERERS, indirect=True)
+def test_a_norm_that_is_off_misses_its_promise(
+    renderer: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    right = anynorm.layer_norm
+    monkeypatch.setattr(anynorm, "layer_norm", lambda x, **k: right(x, **k) + x.dtype.type(1e-3))
+    assert cli.main(["check"]) == 1
+    out = capsys.readouterr().out
+    assert out.count("MISSED") == 3  # two rows and the verdict
+    assert "2 of 10 promises MISSED." in out
+    status, document = report(capsys)
+    assert status == 1
+    assert document["kept"] is False
+    assert [row["norm"] for row in document["rows"] if not row["kept"]] == ["layer", "layer"]
+
+
+@pytest.mark.parametrize("renderer", RENDERERS, indirect=True)
+def test_a_norm_that_raises_misses_its_promise(
+    renderer: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delattr(anynorm, "rms_norm")
+    assert cli.main(["check"]) == 1
+    out = capsys.readouterr().out
+    assert out.count("numpy, rms: failed: AttributeError") == 1
+    assert "2 of 10 promises MISSED." in out
+
+
+def test_a_norm_that_gives_nan_misses_its_promise(
+    only: Callable[..., None], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    only()
+    monkeypatch.setattr(anynorm, "batch_norm", lambda x, **_: x * x.dtype.type(np.nan))
+    status, document = report(capsys)
+    assert status == 1
+    missed = [row for row in document["rows"] if not row["kept"]]
+    assert [(row["norm"], row["error"]) for row in missed] == [("batch", None)] * 2
+
+
+def beside(rival: Callable[[Any], Any], offset: float | None) -> cli.Row:
+    """Measure NumPy's batch norm beside a rival."""
+    x = (np.random.default_rng(0).standard_normal((4, 6, 5, 5)) + (offset or 0)).astype("float32")
+    return cli.measure(np, cli.Found("numpy", xp=np, rivals={"batch": rival}), "batch", offset, x)
+
+
+def exact(x: np.ndarray) -> np.ndarray:
+    return cli.oracle("batch", x)[0].astype("float32")
+
+
+@pytest.mark.parametrize(("offset", "kept"), [(0.0, False), (1e4, True), (None, True)])
+def test_the_native_norm_has_to_be_near_at_offset_0_alone(offset: float | None, kept: bool) -> None:
+    row = beside(lambda x: exact(x) + np.float32(1e-4), offset)
+    assert row.difference == pytest.approx(1e-4, rel=0.1)
+    assert row.kept is kept
+
+
+@pytest.mark.parametrize(("offset", "kept"), [(0.0, True), (1e4, False), (None, True)])
+def test_at_an_offset_ours_has_to_be_the_better(
+    offset: float | None, kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(cli.OURS, "batch", lambda x: exact(x) + np.float32(1.2e-6))
+    row = beside(exact, offset)
+    assert row.error is not None
+    assert row.native_error is not None
+    assert row.native_error < row.error < cli.ERROR
+    assert row.kept is kept
+
+
+def test_a_native_norm_may_refuse_or_warn() -> None:
+    def refuse(x: np.ndarray) -> np.ndarray:
+        message = "no\nsecond line"
+        raise ValueError(message)
+
+    row = beside(refuse, 0.0)
+    assert row.kept
+    assert row.native_error is row.difference is None
+    assert row.note == "the native norm refuses: ValueError: no"
+    assert beside(lambda x: x / (x - x), 1e4).kept  # its NaN, and its RuntimeWarning, are its own
+
+
+def test_the_bound_grows_with_results_above_8(
+    save: Callable[..., str], only: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    only()
+    x = np.zeros((1, 1, 1024), np.float32)
+    x[0, 0, 0] = 1
+    status, document = report(capsys, "--input", save(x))
+    assert status == 0
+    # One element of n that differs standardises to sqrt(n - 1), but for eps.
+    assert document["rows"][0]["bound"] == pytest.approx(2e-6 * np.sqrt(1023) / 8, rel=0.01)
+
+
+# ------------------------------------------------------------------------------------------------ the table
+
+
+@pytest.mark.parametrize("renderer", RENDERERS, indirect=True)
+@pytest.mark.parametrize("columns", ["80", "200", "40"])
+def test_the_table_is_aligned_and_uncut(
+    renderer: str, columns: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    assert cli.main(["check"]) == 0
+    out, err = capsys.readouterr()
+    assert not err
+    lines = out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "\x1b" not in out
+    title = next(line for line in lines if line.startswith("library"))
+    rows = [line for line in lines if line.rstrip().endswith("kept")]
+    assert len(rows) == 10
+    assert {line.index("kept") for line in rows} == {title.index("promise")}
+    assert [line.split()[-6] for line in rows[::2]] == list(cli.OURS)
+    assert [line.split()[-5] for line in rows] == ["0", "1e4"] * 5
+    assert lines[-1] == "Every promise is kept."
+
+
+def test_both_tables_say_the_same(
+    only: Callable[..., None], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    only()
+    said = []
+    for renderer in RENDERERS:
+        with monkeypatch.context() as patch:
+            if renderer == "plain":
+                patch.setitem(sys.modules, "rich", None)
+            cli.main(["check"])
+        said.append([word for word in capsys.readouterr().out.split() if word.strip("-─")])
+    assert all(words == said[0] for words in said)
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (None, "-"),
+        (0.0, "0"),
+        (float("nan"), "nan"),
+        (1.5e-7, "1.5e-7"),
+        (1489.0, "1.5e3"),
+        (2.74, "2.7"),
+        (5e-7, "5.0e-7"),
+    ],
+)
+def test_numbers_are_short(number: float | None, text: str) -> None:
+    assert cli.short(number) == text
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("rich", [name == "rich" for name in RENDERERS])
+@pytest.mark.parametrize("stream", [Terminal, io.StringIO])
+def test_a_progress_bar_shows_on_a_terminal_alone(
+    rich: bool, stream: type[io.StringIO], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stderr", stream())
+    monkeypatch.setenv("TERM", "xterm")
+    if not rich:
+        monkeypatch.setitem(sys.modules, "rich", None)
+    assert list(cli.watched([1, 2], "job {}".format)) == [1, 2]
+    assert ("job 2" in sys.stderr.getvalue()) is (rich and stream is Terminal)  # type: ignore[attr-defined]
+
+
+# ------------------------------------------------------------------------------------------------ the libraries
+
+
+@pytest.mark.parametrize("renderer", RENDERERS, indirect=True)
+def test_with_numpy_alone_it_works_and_names_the_extras(renderer: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["check"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for name in ("cupy", "jax", "torch", "dask"):
+        assert f"{name:<7}not installed (pip install 'anynorm[{name}]')" in lines
+    assert any(line.startswith(f"numpy  {np.__version__}") for line in lines)
+
+
+def importing(monkeypatch: pytest.MonkeyPatch, **modules: Any) -> None:
+    """Import these in place of what is installed; an exception is raised."""
+
+    def load(name: str) -> Any:
+        module = modules.get(name.split(".")[0])
+        if isinstance(module, Exception):
+            raise module
+        return module or import_module(name)
+
+    monkeypatch.setattr(cli, "import_module", load)
+
+
+def test_a_library_that_does_not_import_is_called_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    importing(
+        monkeypatch, torch=OSError("libtorch.so: no such file\nmore"), jax=ModuleNotFoundError("x", name="jaxlib")
+    )
+    assert cli.find("torch").problem == "installed but broken: OSError: libtorch.so: no such file"
+    assert cli.find("jax").problem == "installed but broken: ModuleNotFoundError: x"
+
+
+def test_a_library_that_makes_no_array_is_not_usable(monkeypatch: pytest.MonkeyPatch) -> None:
+    def empty(_: int) -> None:
+        message = "cudaErrorNoDevice"
+        raise RuntimeError(message)
+
+    module = SimpleNamespace(__version__="14.0", empty=empty)
+    importing(monkeypatch, cupy=module, torch=module)
+    assert cli.find("cupy").problem == "installed, but no usable GPU"
+    assert cli.find("torch").problem == "installed, but broken: RuntimeError: cudaErrorNoDevice"
+    assert cli.find("cupy").version == "14.0"
+
+
+def test_without_numpy_there_is_nothing_to_measure_with(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    importing(monkeypatch, numpy=ModuleNotFoundError("No module named 'numpy'", name="numpy"))
+    assert "NumPy, which is not installed (pip install 'anynorm[numpy]')" in refusal(capsys)
+
+
+@pytest.mark.library("jax")
+def test_jax_without_flax_is_compared_with_its_own_standardize(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = [name for name in cli.LIBRARIES if name not in ("numpy", "jax")] + ["flax"]
+    importing(monkeypatch, **{name: ModuleNotFoundError(name=name) for name in missing})
+    status, document = report(capsys)
+    assert status == 0
+    assert "jax.nn.standardize" in next(found["native"] for found in document["libraries"] if found["name"] == "jax")
+
+
+def test_the_module_itself_imports_no_array_library() -> None:
+    code = f"import sys, anynorm.__main__; print(*{set(cli.LIBRARIES) | {'rich', 'flax'}} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.split() == []
+
+
+# ------------------------------------------------------------------------------------------------ --input
+
+
+FLOATS = {"numpy": "float64", "cupy": "float64", "dask": "float64", "torch": "float32", "jax": "float32"}
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("dtype", ["uint8", "float16", "float32", "float64", "int64", "bool", ">f4"])
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_the_users_own_array(
+    library: str,
+    dtype: str,
+    order: str,
+    save: Callable[..., str],
+    only: Callable[..., None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    only(library)
+    x = np.random.default_rng(0).uniform(0, 200, (3, 8, 5, 4)).astype(dtype, order=order)
+    file = save(x)
+    status, document = report(capsys, "--input", file)
+    assert status == 0
+    assert document["data"] == {"file": file, "dtype": x.dtype.name, "shape": [3, 8, 5, 4], "channel_axis": 1}
+    rows = [row for row in document["rows"] if row["library"] == library]
+    assert [(row["norm"], row["offset"]) for row in rows] == [(norm, None) for norm in cli.OURS]
+    narrows = library == "jax" and dtype == "float64"
+    expected = x.dtype.name if x.dtype.kind == "f" and not narrows else FLOATS[library]
+    for row in rows:
+        assert row["dtype"] == expected
+        assert row["error"] <= row["bound"]
+        assert row["kept"] is True
+
+
+@pytest.mark.parametrize("renderer", RENDERERS, indirect=True)
+def test_the_table_of_an_input_has_one_row_a_norm(
+    renderer: str, save: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = save(np.arange(24, dtype=np.uint8).reshape(2, 3, 4))
+    assert cli.main(["check", "--input", file]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"anynorm {anynorm.__version__} on {file}: uint8 (2, 3, 4), channels on axis 1\n")
+    rows = [line.split() for line in out.splitlines() if line.rstrip().endswith("kept")]
+    assert [row[-6:-4] for row in rows] == [[norm, "float64"] for norm in cli.OURS]
+    assert "in float64, 1e-14" in out
+    assert "in float32" not in out
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (1, 6), (1, 1, 1), (2, 6, 3, 3, 2)])
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_any_rank_from_2_and_any_number_of_channels(
+    library: str,
+    shape: tuple[int, ...],
+    save: Callable[..., str],
+    only: Callable[..., None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    only(library)
+    status, _ = report(capsys, "--input", save(np.random.default_rng(0).standard_normal(shape).astype("float32")))
+    assert status == 0
+
+
+def test_float64_at_an_offset(
+    save: Callable[..., str], only: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    only()
+    x = 1e8 + np.random.default_rng(0).standard_normal((4, 6, 50))
+    status, document = report(capsys, "--input", save(x))
+    assert status == 0
+    layer = document["rows"][0]
+    assert layer["bound"] == pytest.approx(4 * 2.2e-16 * 1e8, rel=0.3)
+    assert layer["native_error"] > 100 * layer["error"]
+
+
+def test_the_channels_are_moved_in_view_alone(save: Callable[..., str]) -> None:
+    x = np.arange(24.0).reshape(2, 3, 4)
+    (_, last), *_ = cli.loaded(np, save(x), -1).arrays
+    assert np.array_equal(last, np.moveaxis(x, -1, 1))
+    assert last.strides == np.moveaxis(x, -1, 1).strides
+    (_, first), *_ = cli.loaded(np, save(x), 0).arrays
+    assert np.array_equal(first, x[None])  # channels on axis 0 leave no samples: it is one
+
+
+def test_the_channel_axis_reaches_the_report(
+    save: Callable[..., str], only: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    only()
+    status, document = report(capsys, "--input", save(np.ones((2, 5, 5, 3), np.uint8)), "--channel-axis", "-1")
+    assert status == 0
+    assert document["data"]["channel_axis"] == 3
+
+
+BAD = {
+    "complex": (np.ones((2, 2), complex), "needs real numbers of at most 64 bits: {} holds complex128"),
+    "text": (np.asarray([["a"]]), "needs real numbers of at most 64 bits: {} holds <U1"),
+    "rank 1": (np.ones(3), "needs an array of rank 2 or more, for samples and channels: {} has shape (3,)"),
+    "rank 0": (np.asarray(3.0), "needs an array of rank 2 or more, for samples and channels: {} has shape ()"),
+    "empty": (np.ones((2, 0)), "needs an array of at least one element: {} has shape (2, 0)"),
+    "NaN": (np.asarray([[1, np.nan, np.inf]]), "needs finite numbers: {} holds 2 that are NaN or infinite"),
+    "objects": (
+        np.asarray([[None]]),
+        "needs a .npy file of plain numbers: {} cannot be read (ValueError: Object arrays",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_bad_arrays_are_refused(kind: str, save: Callable[..., str], capsys: pytest.CaptureFixture[str]) -> None:
+    x, message = BAD[kind]
+    file = save(x)
+    assert "error: --input " + message.format(file) in refusal(capsys, "--input", file)
+
+
+FILES = {
+    "text": (b"1,2,3\n", "needs a .npy file"),
+    "nothing": (b"", "needs a .npy file"),
+    "pickle": (b"\x80\x04]\x94K\x01a.", "needs a .npy file"),
+    "archive": (b"PK\x03\x04", "needs a .npy file"),
+    "magic alone": (b"\x93NUMPY", "needs a .npy file of plain numbers"),
+    "cut short": (b"\x93NUMPY\x01\x00\x10\x00{'descr': '<f4',", "needs a .npy file of plain numbers"),
+}
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_bad_files_are_refused(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content, message = FILES[kind]
+    file = tmp_path / "x.npy"
+    file.write_bytes(content)
+    said = refusal(capsys, "--input", str(file))
+    assert f"error: --input {message}" in said
+    assert str(file) in said
+
+
+def test_a_missing_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "error: --input cannot be opened: " in refusal(capsys, "--input", str(tmp_path / "none.npy"))
+    assert "error: --input cannot be opened: " in refusal(capsys, "--input", str(tmp_path))
+
+
+def test_a_channel_axis_has_to_be_one_of_the_inputs(
+    save: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = save(np.ones((2, 3)))
+    said = refusal(capsys, "--input", file, "--channel-axis", "2")
+    assert f"--channel-axis needs an axis of {file}, -2 to 1: got 2" in said
+    assert "--channel-axis says where --input has its channels" in refusal(capsys, "--channel-axis", "1")
+
+
+# ------------------------------------------------------------------------------------------------ the command
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["check", "--help"]])
+def test_the_help_fits_a_terminal(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(arguments)
+    assert exit_.value.code == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+
+
+def test_the_help_documents_every_key(only: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
+    only()
+    _, document = report(capsys)
+    keys = {*document, *document["data"], *document["libraries"][0], *document["rows"][0]}
+    assert [key for key in keys if key not in cli.DETAILS] == []
+
+
+@pytest.mark.parametrize("arguments", [[], ["nothing"], ["check", "--nothing"]])
+def test_other_commands_are_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(arguments)
+    assert exit_.value.code == 2
+    assert "usage: python -m anynorm" in capsys.readouterr().err
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["--version"])
+    assert exit_.value.code == 0
+    assert capsys.readouterr().out == f"anynorm {anynorm.__version__}\n"
