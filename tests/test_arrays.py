@@ -9,7 +9,7 @@ import pytest
 
 import anynorm
 from anynorm import RunningStats
-from anynorm._arrays import BLOCK, sum_in_blocks
+from anynorm._mean import BLOCK, sum_in_blocks
 
 SHAPE = (6, 4, 5)
 F32 = np.float32

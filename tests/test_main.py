@@ -37,7 +37,7 @@ def only(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     def hide(*kept: str) -> None:
         def load(name: str) -> Any:
-            root = name.split(".")[0]
+            root = name.partition(".")[0]
             if root in cli.LIBRARIES and root not in ("numpy", *kept):
                 message = f"No module named {root!r}"
                 raise ModuleNotFoundError(message, name=root)
@@ -48,13 +48,18 @@ def only(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return hide
 
 
+def rendered(test: Callable[..., None]) -> Callable[..., None]:
+    """Run a test once a way of rendering."""
+    marks = pytest.mark.usefixtures("renderer"), pytest.mark.parametrize("renderer", RENDERERS, indirect=True)
+    return marks[0](marks[1](test))
+
+
 @pytest.fixture
-def renderer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, only: Callable[..., None]) -> str:
+def renderer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, only: Callable[..., None]) -> None:
     """Render NumPy's report in the way named."""
     only("numpy")
     if request.param == "plain":
         monkeypatch.setitem(sys.modules, "rich", None)
-    return str(request.param)
 
 
 @pytest.fixture
@@ -99,7 +104,8 @@ def test_every_promise_is_kept(library: str, only: Callable[..., None], capsys: 
         assert row["kept"] is True
         assert row["note"] is None
         assert row["dtype"] == "float32"
-        assert row["difference"] <= (1e-5 if row["offset"] == 0 else row["error"] + row["native_error"])
+        together = row["error"] + row["native_error"]
+        assert row["difference"] <= (1e-5 if row["offset"] == 0 else together * (1 + 1e-6))  # float32 has it rounded
 
 
 def test_json_has_the_documented_structure(only: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
@@ -124,9 +130,9 @@ def test_the_command_runs_as_a_module() -> None:
     ]
 
 
-@pytest.mark.parametrize("renderer", RENDERERS, indirect=True)
+@rendered
 def test_a_norm_that_is_off_misses_its_promise(
-    renderer: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     right = anynorm.layer_norm
     monkeypatch.setattr(anynorm, "layer_norm", lambda x, **k: right(x, **k) + x.dtype.type(1e-3))
@@ -140,9 +146,9 @@ def test_a_norm_that_is_off_misses_its_promise(
     assert [row["norm"] for row in document["rows"] if not row["kept"]] == ["layer", "layer"]
 
 
-@pytest.mark.parametrize("renderer", RENDERERS, indirect=True)
+@rendered
 def test_a_norm_that_raises_misses_its_promise(
-    renderer: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delattr(anynorm, "rms_norm")
     assert cli.main(["check"]) == 1
@@ -192,7 +198,7 @@ def test_at_an_offset_ours_has_to_be_the_better(
 
 
 def test_a_native_norm_may_refuse_or_warn() -> None:
-    def refuse(x: np.ndarray) -> np.ndarray:
+    def refuse(_: np.ndarray) -> np.ndarray:
         message = "no\nsecond line"
         raise ValueError(message)
 
@@ -218,10 +224,10 @@ def test_the_bound_grows_with_results_above_8(
 # ------------------------------------------------------------------------------------------------ the table
 
 
-@pytest.mark.parametrize("renderer", RENDERERS, indirect=True)
+@rendered
 @pytest.mark.parametrize("columns", ["80", "200", "40"])
 def test_the_table_is_aligned_and_uncut(
-    renderer: str, columns: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    columns: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", columns)
     assert cli.main(["check"]) == 0
@@ -290,8 +296,8 @@ def test_a_progress_bar_shows_on_a_terminal_alone(
 # ------------------------------------------------------------------------------------------------ the libraries
 
 
-@pytest.mark.parametrize("renderer", RENDERERS, indirect=True)
-def test_with_numpy_alone_it_works_and_names_the_extras(renderer: str, capsys: pytest.CaptureFixture[str]) -> None:
+@rendered
+def test_with_numpy_alone_it_works_and_names_the_extras(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["check"]) == 0
     lines = capsys.readouterr().out.splitlines()
     for name in ("cupy", "jax", "torch", "dask"):
@@ -303,7 +309,7 @@ def importing(monkeypatch: pytest.MonkeyPatch, **modules: Any) -> None:
     """Import these in place of what is installed; an exception is raised."""
 
     def load(name: str) -> Any:
-        module = modules.get(name.split(".")[0])
+        module = modules.get(name.partition(".")[0])
         if isinstance(module, Exception):
             raise module
         return module or import_module(name)
@@ -361,8 +367,10 @@ def test_the_module_itself_imports_no_array_library() -> None:
 FLOATS = {"numpy": "float64", "cupy": "float64", "dask": "float64", "torch": "float32", "jax": "float32"}
 
 
-@pytest.mark.parametrize("order", ["C", "F"])
-@pytest.mark.parametrize("dtype", ["uint8", "float16", "float32", "float64", "int64", "bool", ">f4"])
+@pytest.mark.parametrize(
+    ("dtype", "order"),
+    [("float32", "F"), *((dtype, "C") for dtype in ("bool", "uint8", "int64", "float16", "float32", "float64", ">f4"))],
+)
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_the_users_own_array(
     library: str,
@@ -388,10 +396,8 @@ def test_the_users_own_array(
         assert row["kept"] is True
 
 
-@pytest.mark.parametrize("renderer", RENDERERS, indirect=True)
-def test_the_table_of_an_input_has_one_row_a_norm(
-    renderer: str, save: Callable[..., str], capsys: pytest.CaptureFixture[str]
-) -> None:
+@rendered
+def test_the_table_of_an_input_has_one_row_a_norm(save: Callable[..., str], capsys: pytest.CaptureFixture[str]) -> None:
     file = save(np.arange(24, dtype=np.uint8).reshape(2, 3, 4))
     assert cli.main(["check", "--input", file]) == 0
     out = capsys.readouterr().out
@@ -402,7 +408,7 @@ def test_the_table_of_an_input_has_one_row_a_norm(
     assert "in float32" not in out
 
 
-@pytest.mark.parametrize("shape", [(3, 4), (1, 6), (1, 1, 1), (2, 6, 3, 3, 2)])
+@pytest.mark.parametrize("shape", [(3, 4), (1, 1), (2, 6, 3, 3, 2)])
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_any_rank_from_2_and_any_number_of_channels(
     library: str,

@@ -112,13 +112,13 @@ def find(name: str) -> Found:
     try:
         xp = import_module(LIBRARIES[name])
         version = str(import_module(name).__version__)
-    except Exception as error:
+    except Exception as error:  # a broken installation raises anything
         missing = isinstance(error, ModuleNotFoundError) and str(error.name).split(".")[0] == name
         problem = f"not installed (pip install 'anynorm[{name}]')" if missing else f"installed but broken: {say(error)}"
         return Found(name, problem=problem)
     try:
         xp.empty(0)
-    except Exception as error:
+    except Exception as error:  # CuPy alone has several kinds, where driver, device or memory is missing
         broken = "no usable GPU" if name == "cupy" else f"broken: {say(error)}"
         return Found(name, version, f"installed, but {broken}")
     native, rivals = rivals_of(name, xp)
@@ -135,8 +135,8 @@ def rivals_of(name: str, xp: Namespace) -> tuple[str, Mapping[str, Norm]]:
         return label, lines
     try:
         flax = import_module("flax")
-        return f"flax.linen {flax.__version__}, use_fast_variance=True as by default", flax_norms(flax, xp)
-    except Exception:
+        return f"flax.linen {flax.__version__} (by default use_fast_variance)", flax_norms(flax, xp)
+    except Exception:  # Flax is not asked for: missing or broken, JAX does without
         standardize = import_module("jax").nn.standardize
         layer = partial(standardize_by, standardize)
         return "jax.nn.standardize in layer norm, else the textbook", {**lines, "layer": layer}
@@ -266,7 +266,7 @@ def read(np: Namespace, file: str) -> Array:
         raise ValueError(message)
     try:
         return np.load(file, allow_pickle=False)
-    except Exception as error:
+    except Exception as error:  # a damaged header raises anything
         message = f"--input needs a .npy file of plain numbers: {file} cannot be read ({say(error)})"
         raise ValueError(message) from None
 
@@ -283,7 +283,7 @@ class Row(NamedTuple):
     norm: str
     offset: float | None  # of generated data
     dtype: str | None = None  # the result's
-    error: float | None = None  # ours, against the oracle; None: not a finite number, here and below
+    error: float | None = None  # ours, against the oracle; None, here and below, where there is none
     bound: float | None = None  # what is promised for the error
     native_error: float | None = None
     difference: float | None = None  # between the two
@@ -297,7 +297,7 @@ def measure(np: Namespace, found: Found, norm: str, offset: float | None, x: Arr
     given = give(found, x)
     try:
         y = take(found, np, OURS[norm](given))
-    except Exception as problem:
+    except Exception as problem:  # whatever it raises, a promise is missed
         return row._replace(note=f"failed: {say(problem)}")
     # A library may have narrowed x, and turned integers into its default float: what it has made of x is what counts.
     x = take(found, np, given).astype(y.dtype, copy=False)
@@ -308,7 +308,7 @@ def measure(np: Namespace, found: Found, norm: str, offset: float | None, x: Arr
     row = row._replace(dtype=y.dtype.name, error=error, bound=float(np.max(bound)), kept=bool(np.all(errors <= bound)))
     try:
         rival = take(found, np, quietly(found.rivals[norm], give(found, x)))
-    except Exception as problem:
+    except Exception as problem:  # the native norms refuse shapes and dtypes that ours take
         return row._replace(note=f"the native norm refuses: {say(problem)}")
     native_error, difference = (float(abs(split(norm, rival) - other).max()) for other in (exact, split(norm, y)))
     if offset is not None:

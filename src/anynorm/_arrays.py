@@ -5,7 +5,6 @@ Libraries, dtypes, axes, shapes and sums live here, and so does every error mess
 
 from __future__ import annotations
 
-import math
 import operator
 import sys
 from numbers import Real
@@ -258,6 +257,13 @@ def affine_parameter(caller: str, xp: Namespace, x: Array, name: str, value: Arr
     return xp.reshape(value, along(x, axes)) if shape == own else value
 
 
+class State(NamedTuple):
+    """A given mean and variance, laid along x's channels."""
+
+    mean: Array
+    var: Array
+
+
 def state_of(caller: str, xp: Namespace, x: Array, stats: Any, channel: int) -> State:
     """Return the mean and the variance of stats, each in the dtype it is to be computed in, laid along x's channels."""
     if not (isinstance(stats, tuple) and hasattr(stats, "mean") and hasattr(stats, "var")):
@@ -324,220 +330,3 @@ def split(xp: Namespace, a: Array, axis: int, parts: int) -> Array:
     size = a.shape[axis]
     pair = (1, 1) if size == 1 else (parts, size // parts)
     return xp.reshape(a, (*a.shape[:axis], *pair, *a.shape[axis + 1 :]))
-
-
-# --------------------------------------------------------------------------------------------------
-# Sums
-# --------------------------------------------------------------------------------------------------
-
-
-def is_compiling() -> bool:
-    """Whether torch.compile is tracing the call; only to be asked of a torch call."""
-    import torch
-
-    return torch.compiler.is_compiling()
-
-
-class Mean:
-    """The mean over each slice: the elements that share their statistics, less those that the mask hides.
-
-    It knows the axes, the mask, and how to sum exactly enough: the promise of accuracy rests on it.
-    """
-
-    __slots__ = ("axes", "count", "divisor", "exact", "mask", "wide", "xp")
-
-    def __init__(self, caller: str, xp: Namespace, x: Array, axes: Shape, mask: Array | None = None) -> None:
-        self.xp, self.axes, self.mask = xp, axes, mask
-        self.wide = xp.float64 if sums_in_float64(xp, x) else None
-        self.count = _count(caller, xp, x, axes, mask)  # elements in a slice: an int, or integers under a mask
-        if mask is None:
-            self.divisor = max(self.count, 1)
-            # float64 adds 2**29 equal float32 values without rounding: the rest of a constant slice is 0 by itself.
-            self.exact = self.wide is not None and self.count <= 2**29
-        else:
-            self.exact = False
-            self.divisor = xp.astype(xp.where(self.count > 0, self.count, 1), self.wide or x.dtype)
-
-    def select(self, a: Array) -> Array:
-        """Return a with 0 where the mask hides it: before it is summed or multiplied, so that it spoils nothing."""
-        return a if self.mask is None else self.xp.where(self.mask, a, 0.0)
-
-    def __call__(self, a: Array) -> Array:
-        """Return the mean over each slice of what has been selected, its axes kept at size 1."""
-        return self.xp.astype(self._mean(a), a.dtype, copy=False)
-
-    def counts(self, like: Array) -> Array:
-        """Return the count of every slice, in the shape and the dtype of its statistics."""
-        count = float(self.count) if self.mask is None else self.xp.astype(self.count, like.dtype)
-        return self.xp.zeros_like(like) + count
-
-    def parts(self, a: Array) -> tuple[Array, Array]:
-        """Return the mean as an unevaluated sum of two floats, which holds it to about twice a's precision.
-
-        A float64 sum of float32 holds both parts. Elsewhere the mean of what is left after the first gives the second.
-        """
-        if self.wide is not None:
-            exact = self._mean(self.select(a))
-            first = self.xp.astype(exact, a.dtype)
-            return first, self.xp.astype(exact - first, a.dtype)
-        rough = self._settled(self.select(a))
-        error = self._settled(self.select(a - rough))
-        first = rough + error
-        return first, error - (first - rough)
-
-    def _settled(self, a: Array) -> Array:
-        """Return the mean, the same wherever it is used.
-
-        XLA copies what follows a sum into every fused consumer. In one a division may become part of a multiply-add, in
-        another be rounded: the copies differ in the last place, which at offset 1e6 is an error of 3e-3. The sum itself
-        is computed once, so there the division comes first.
-        """
-        return self._sum(a / self.divisor) if library_name(self.xp) == "jax" else self._mean(a)
-
-    def _mean(self, a: Array) -> Array:
-        return self._sum(a) / self.divisor
-
-    def _sum(self, a: Array) -> Array:
-        xp = self.xp
-        if not self.axes:
-            return a
-        if self.wide is not None:
-            return xp.sum(a, axis=self.axes, keepdims=True, dtype=self.wide)
-        if library_name(xp) in ("jax", "torch", "dask"):
-            return xp.sum(a, axis=self.axes, keepdims=True)
-        return sum_in_blocks(xp, a, self.axes)
-
-
-def sums_in_float64(xp: Namespace, x: Array) -> bool:
-    """Whether float32 is summed in float64, because the library's own float32 sum would miss the promise.
-
-    NumPy's does over leading axes: it errs by 6 for (4194304, 4) at offset 1e3. So do the sums that torch.compile
-    writes: those of squares err by 5e-6. The sums of JAX and of eager torch are good enough, and a float64 sum takes
-    eager torch thirty times as long.
-    """
-    name = library_name(xp)
-    if x.dtype != xp.float32 or name == "jax" or (name == "torch" and not is_compiling()):
-        return False
-    return name == "numpy" or has_float64(xp, x)
-
-
-def _count(caller: str, xp: Namespace, x: Array, axes: Shape, mask: Array | None) -> Any:
-    """Count the elements of a slice in integers, since float sums of ones stop at 2**24."""
-    size = math.prod([x.shape[i] for i in axes])
-    if math.isnan(size):
-        message = (
-            f"{caller} needs to know the sizes of the axes {axes} that it shares statistics over: got x of shape "
-            f"{tuple(x.shape)}; call x.compute_chunk_sizes() first"
-        )
-        raise ValueError(message)
-    if mask is None:
-        return size
-    repeats = math.prod([x.shape[i] for i in axes if mask.shape[i] == 1])
-    whole = xp.astype(mask, default_integer(xp, x))
-    return repeats * (xp.sum(whole, axis=axes, keepdims=True) if axes else whole)
-
-
-BLOCK = 128  # a block's sum errs by at most 128 roundings, by about 11 where they are random
-
-
-def sum_in_blocks(xp: Namespace, a: Array, axes: Shape) -> Array:
-    """Sum over axes in blocks, and blocks of blocks, so that no error grows with the number of elements.
-
-    NumPy adds one row to another over leading axes: on photographs its float64 mean is off by 3e-12.
-    """
-    for axis in axes:
-        while a.shape[axis] > BLOCK:
-            blocks, rest = divmod(a.shape[axis], BLOCK)
-            before, after = a.shape[:axis], a.shape[axis + 1 :]
-            whole = (slice(None),) * axis
-            head, tail = a[(*whole, slice(0, blocks * BLOCK), ...)], a[(*whole, slice(blocks * BLOCK, None), ...)]
-            sums = xp.sum(xp.reshape(head, (*before, blocks, BLOCK, *after)), axis=axis + 1)
-            if rest:
-                sums = xp.concat([sums, xp.sum(tail, axis=axis, keepdims=True)], axis=axis)
-            a = sums
-    return xp.sum(a, axis=axes, keepdims=True)
-
-
-# --------------------------------------------------------------------------------------------------
-# A call, checked and ready to compute
-# --------------------------------------------------------------------------------------------------
-
-
-class Layout(NamedTuple):
-    """What tells one norm from another: its axes."""
-
-    caller: str
-    shared: Shape  # the axes whose elements share one mean and one variance
-    affine: Shape = ()  # the axes that weight and bias run along
-    groups: int | None = None  # into how many the channel axis is split: shared then names axes of the split array
-
-
-class State(NamedTuple):
-    """A given mean and variance, laid along x's channels."""
-
-    mean: Array
-    var: Array
-
-
-class Call(NamedTuple):
-    """A checked call: x in the dtype to compute in, its mean, and what is to be done to the standardised array."""
-
-    layout: Layout
-    xp: Namespace
-    x: Array
-    mean: Mean
-    eps: Any
-    weight: Array | None
-    bias: Array | None
-    mask: Array | None
-    state: State | None
-    like: Array  # x as it was given
-    dtype: Any  # the result's
-
-    def finish(self, y: Array) -> Array:
-        """Turn the standardised array into the result: x's shape, mask, affine, dtype and chunks."""
-        xp = self.xp
-        if self.layout.groups is not None:
-            y = xp.reshape(y, self.like.shape)
-        if self.mask is not None:
-            y = xp.where(self.mask, y, 0.0)
-        if self.weight is not None:
-            y = y * self.weight
-        if self.bias is not None:
-            y = y + self.bias
-        y = xp.astype(y, self.dtype, copy=False)
-        # Splitting channels into groups may have moved Dask's chunk boundaries; everything else keeps them.
-        return y.rechunk(self.like.chunks) if library_name(xp) == "dask" and y.chunks != self.like.chunks else y
-
-
-def prepare(
-    layout: Layout,
-    x: Array,
-    weight: Array | None = None,
-    bias: Array | None = None,
-    eps: Any = 0.0,
-    where: Array | None = None,
-    sync: Any = None,
-    stats: Any = None,
-) -> Call:
-    """Check everything, and return what the computation needs."""
-    caller = layout.caller
-    xp = namespace(caller, x, weight=weight, bias=bias, where=where)
-    dtype, computing = dtypes(caller, xp, x)
-    state = None if stats is None else state_of(caller, xp, x, stats, layout.affine[0])
-    if sync is not None:
-        message = f"{caller} does not join replicas yet: got sync={sync!r}; leave it out"
-        raise NotImplementedError(message)
-    eps = cast(xp, number(caller, "eps", eps, 0.0, LARGEST), computing)
-    if weight is not None:
-        weight = affine_parameter(caller, xp, x, "weight", weight, layout.affine, computing)
-    if bias is not None:
-        bias = affine_parameter(caller, xp, x, "bias", bias, layout.affine, computing)
-    mask = inner_mask = None if where is None else mask_of(caller, xp, x, where)
-    a = xp.astype(x, computing, copy=False)
-    if layout.groups is not None:
-        channel, groups = layout.affine[0], groups_of(caller, x, layout.affine[0], layout.groups)
-        a = split(xp, a, channel, groups)
-        inner_mask = None if mask is None else split(xp, mask, channel, groups)
-    mean = Mean(caller, xp, a, layout.shared, inner_mask)
-    return Call(layout, xp, a, mean, eps, weight, bias, mask, state, x, dtype)

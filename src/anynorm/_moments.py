@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
-from ._arrays import LARGEST, Layout, as_array, axes_of, namespace, number, prepare, rank
+from ._arrays import LARGEST, as_array, axes_of, namespace, number, rank
+from ._call import Layout, prepare
 from ._standardize import centre
 
 if TYPE_CHECKING:

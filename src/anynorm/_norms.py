@@ -17,7 +17,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ._arrays import Layout, axes_of, axis_of, prepare, rank
+from ._arrays import axes_of, axis_of, rank
+from ._call import Layout, prepare
 from ._standardize import standardize, standardize_given, standardize_rms
 
 if TYPE_CHECKING:
@@ -381,4 +382,4 @@ def _normalize(
     call = prepare(layout, x, weight, bias, eps, where, sync, stats)
     if call.state is None:
         return call.finish(standardize(call.x, call.mean, call.eps))
-    return call.finish(standardize_given(call.x, call.mean, *call.state, call.eps))
+    return call.finish(standardize_given(call.x, call.mean, call.state.mean, call.state.var, call.eps))

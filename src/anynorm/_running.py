@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ._arrays import (
     LARGEST,
-    Mean,
     as_array,
     cast,
     default_integer,
@@ -18,9 +17,10 @@ from ._arrays import (
     integer,
     namespace,
     number,
-    prepare,
     rank,
 )
+from ._call import prepare
+from ._mean import Mean
 from ._moments import variance
 from ._norms import batch, instance
 from ._standardize import centre, rstd
@@ -28,7 +28,8 @@ from ._standardize import centre, rstd
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ._arrays import Array, Call, Layout, Namespace, State
+    from ._arrays import Array, Namespace, State
+    from ._call import Call, Layout
     from ._moments import Moments
     from ._standardize import Statistics
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from ._arrays import LARGEST, Layout, axes_of, cast, number, prepare, rank
+from ._arrays import LARGEST, axes_of, cast, number, rank
+from ._call import Layout, prepare
 from ._standardize import centre, rstd
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from ._arrays import Array, Mean, Namespace
+    from ._arrays import Array, Namespace
+    from ._mean import Mean
 
 
 class Statistics(NamedTuple):

@@ -1,0 +1,96 @@
+"""A call to a norm: its axes, its checked arguments, and what is done with the standardised array."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ._arrays import (
+    LARGEST,
+    affine_parameter,
+    cast,
+    dtypes,
+    groups_of,
+    library_name,
+    mask_of,
+    namespace,
+    number,
+    split,
+    state_of,
+)
+from ._mean import Mean
+
+if TYPE_CHECKING:
+    from ._arrays import Array, Namespace, Shape, State
+
+
+class Layout(NamedTuple):
+    """What tells one norm from another: its axes."""
+
+    caller: str
+    shared: Shape  # the axes whose elements share one mean and one variance
+    affine: Shape = ()  # the axes that weight and bias run along
+    groups: int | None = None  # into how many the channel axis is split: shared then names axes of the split array
+
+
+class Call(NamedTuple):
+    """A checked call: x in the dtype to compute in, its mean, and what is to be done to the standardised array."""
+
+    layout: Layout
+    xp: Namespace
+    x: Array
+    mean: Mean
+    eps: Any
+    weight: Array | None
+    bias: Array | None
+    mask: Array | None
+    state: State | None
+    like: Array  # x as it was given
+    dtype: Any  # the result's
+
+    def finish(self, y: Array) -> Array:
+        """Turn the standardised array into the result: x's shape, mask, affine, dtype and chunks."""
+        xp = self.xp
+        if self.layout.groups is not None:
+            y = xp.reshape(y, self.like.shape)
+        if self.mask is not None:
+            y = xp.where(self.mask, y, 0.0)
+        if self.weight is not None:
+            y = y * self.weight
+        if self.bias is not None:
+            y = y + self.bias
+        y = xp.astype(y, self.dtype, copy=False)
+        # Splitting channels into groups may have moved Dask's chunk boundaries; everything else keeps them.
+        return y.rechunk(self.like.chunks) if library_name(xp) == "dask" and y.chunks != self.like.chunks else y
+
+
+def prepare(
+    layout: Layout,
+    x: Array,
+    weight: Array | None = None,
+    bias: Array | None = None,
+    eps: Any = 0.0,
+    where: Array | None = None,
+    sync: Any = None,
+    stats: Any = None,
+) -> Call:
+    """Check everything, and return what the computation needs."""
+    caller = layout.caller
+    xp = namespace(caller, x, weight=weight, bias=bias, where=where)
+    dtype, computing = dtypes(caller, xp, x)
+    state = None if stats is None else state_of(caller, xp, x, stats, layout.affine[0])
+    if sync is not None:
+        message = f"{caller} does not join replicas yet: got sync={sync!r}; leave it out"
+        raise NotImplementedError(message)
+    eps = cast(xp, number(caller, "eps", eps, 0.0, LARGEST), computing)
+    if weight is not None:
+        weight = affine_parameter(caller, xp, x, "weight", weight, layout.affine, computing)
+    if bias is not None:
+        bias = affine_parameter(caller, xp, x, "bias", bias, layout.affine, computing)
+    mask = inner_mask = None if where is None else mask_of(caller, xp, x, where)
+    a = xp.astype(x, computing, copy=False)
+    if layout.groups is not None:
+        channel, groups = layout.affine[0], groups_of(caller, x, layout.affine[0], layout.groups)
+        a = split(xp, a, channel, groups)
+        inner_mask = None if mask is None else split(xp, mask, channel, groups)
+    mean = Mean(caller, xp, a, layout.shared, inner_mask)
+    return Call(layout, xp, a, mean, eps, weight, bias, mask, state, x, dtype)
