@@ -15,7 +15,8 @@ def is_compiling() -> bool:
     """Whether torch.compile is tracing the call; only to be asked of a torch call."""
     import torch
 
-    return torch.compiler.is_compiling()
+    compiling: bool = torch.compiler.is_compiling()
+    return compiling
 
 
 class Mean:
