@@ -439,7 +439,7 @@ def legend(report: Report) -> list[str]:
     else:
         error, difference = short(ERROR, 0), short(DIFFERENCE, 0)
         lines += [f"Promised: an error of at most {error}; a difference of at most {difference} at offset 0;"]
-        lines += ["at other offsets, never the worse of the two."]
+        lines += ["at other offsets, never the worse of the two by more than a last place."]
     return lines + notes(report.rows)
 
 
@@ -519,7 +519,8 @@ DETAILS = """\
 what is promised:
   Without --input the norms run on float32 data of unit spread, at offset 0 and
   1e4. The error is to stay within 2e-6, the difference from the native norm at
-  offset 0 within 1e-5, and at 1e4 ours is never to be the worse of the two.
+  offset 0 within 1e-5, and at 1e4 ours is never to be the worse of the two by
+  more than one last place of the largest result.
   With --input the error is to stay
     in float16  within one last place of the result,
     in float32  within 2e-6, times the largest result / 8 where that is above 1,
