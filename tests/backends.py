@@ -24,6 +24,7 @@ class Backend:
     library: str = "numpy"
     floats: tuple[str, ...] = (*FLOATS, "float16")
     default_float: str = "float64"
+    variant: bool = False  # a library that is also under test in its plain, eager use
 
     def array(self, a: Any, dtype: str | None = None) -> Any:
         """Return an array of the library; dtype may be one that NumPy lacks."""
@@ -214,13 +215,13 @@ class Cupy(Backend):
 _HALF = (*FLOATS, *HALVES)
 BACKENDS = (
     Backend(),
-    ReadOnly("numpy-readonly"),
+    ReadOnly("numpy-readonly", variant=True),
     Strict("strict", "array_api_strict", FLOATS),
     NoFloat64("strict-no-float64", "array_api_strict", ("float32",), "float32"),
     Torch("torch", "torch", _HALF, "float32"),
-    Compiled("torch-compiled", "torch", _HALF, "float32"),
+    Compiled("torch-compiled", "torch", _HALF, "float32", variant=True),
     Jax("jax", "jax", _HALF, "float32"),
-    Jitted("jax-jit", "jax", _HALF, "float32"),
+    Jitted("jax-jit", "jax", _HALF, "float32", variant=True),
     Dask("dask", "dask"),
     Cupy("cupy", "cupy"),
 )

@@ -142,7 +142,7 @@ ARGUMENTS = {
         ValueError,
         r"shape \(C,\)",
     ),
-    "sync": (lambda x: anynorm.layer_norm(x, sync=sum), NotImplementedError, "sync"),
+    "sync that is no function": (lambda x: anynorm.layer_norm(x, sync="batch"), TypeError, "sync to be a function"),
     "sync with stats": (
         lambda x: anynorm.batch_norm(x, stats=anynorm.running_stats(4, like=x), sync=sum),
         ValueError,

@@ -78,9 +78,9 @@ def prepare(
     xp = namespace(caller, x, weight=weight, bias=bias, where=where)
     dtype, computing = dtypes(caller, xp, x)
     state = None if stats is None else state_of(caller, xp, x, stats, layout.affine[0])
-    if sync is not None:
-        message = f"{caller} does not join replicas yet: got sync={sync!r}; leave it out"
-        raise NotImplementedError(message)
+    if sync is not None and not callable(sync):
+        message = f"{caller} needs sync to be a function that sums an array over the replicas: got {sync!r}"
+        raise TypeError(message)
     eps = cast(xp, number(caller, "eps", eps, 0.0, LARGEST), computing)
     if weight is not None:
         weight = affine_parameter(caller, xp, x, "weight", weight, layout.affine, computing)
@@ -92,5 +92,5 @@ def prepare(
         channel, groups = layout.affine[0], groups_of(caller, x, layout.affine[0], layout.groups)
         a = split(xp, a, channel, groups)
         inner_mask = None if mask is None else split(xp, mask, channel, groups)
-    mean = Mean(caller, xp, a, layout.shared, inner_mask)
+    mean = Mean(caller, xp, a, layout.shared, inner_mask, sync)
     return Call(layout, xp, a, mean, eps, weight, bias, mask, state, x, dtype)

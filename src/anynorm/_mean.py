@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from ._arrays import default_integer, has_float64, library_name
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ._arrays import Array, Namespace, Shape
 
 
@@ -22,13 +24,21 @@ def is_compiling() -> bool:
 class Mean:
     """The mean over each slice: the elements that share their statistics, less those that the mask hides.
 
-    It knows the axes, the mask, and how to sum exactly enough: the promise of accuracy rests on it.
+    It knows the axes, the mask, the replicas that hold the rest of the slices, and how to sum exactly enough.
     """
 
-    __slots__ = ("axes", "count", "divisor", "exact", "mask", "wide", "xp")
+    __slots__ = ("axes", "count", "divisor", "exact", "mask", "sync", "wide", "xp")
 
-    def __init__(self, caller: str, xp: Namespace, x: Array, axes: Shape, mask: Array | None = None) -> None:
-        self.xp, self.axes, self.mask = xp, axes, mask
+    def __init__(
+        self,
+        caller: str,
+        xp: Namespace,
+        x: Array,
+        axes: Shape,
+        mask: Array | None = None,
+        sync: Callable[[Array], Array] | None = None,
+    ) -> None:
+        self.xp, self.axes, self.mask, self.sync = xp, axes, mask, sync
         self.wide = xp.float64 if sums_in_float64(xp, x) else None
         self.count = _count(caller, xp, x, axes, mask)  # elements in a slice: an int, or integers under a mask
         if mask is None:
@@ -45,15 +55,24 @@ class Mean:
 
     def __call__(self, a: Array) -> Array:
         """Return the mean over each slice of what has been selected, its axes kept at size 1."""
+        part = self.local(a)
+        if self.sync is None:
+            return part
+        count = self.counts(part)
+        both = self.sync(self.xp.stack([part * count, count], axis=0))
+        return both[0, ...] / self.xp.where(both[1, ...] > 0, both[1, ...], 1.0)
+
+    def local(self, a: Array) -> Array:
+        """Return the mean over what this replica holds of each slice."""
         return self.xp.astype(self._mean(a), a.dtype, copy=False)
 
     def counts(self, like: Array) -> Array:
-        """Return the count of every slice, in the shape and the dtype of its statistics."""
+        """Return the count of every slice here, in the shape and the dtype of its statistics."""
         count = float(self.count) if self.mask is None else self.xp.astype(self.count, like.dtype)
         return self.xp.zeros_like(like) + count
 
     def parts(self, a: Array) -> tuple[Array, Array]:
-        """Return the mean as an unevaluated sum of two floats, which holds it to about twice a's precision.
+        """Return the local mean as an unevaluated sum of two floats, which holds it to about twice a's precision.
 
         A float64 sum of float32 holds both parts. Elsewhere the mean of what is left after the first gives the second.
         """

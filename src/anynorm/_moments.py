@@ -7,11 +7,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ._arrays import LARGEST, as_array, axes_of, namespace, number, rank
 from ._call import Layout, prepare
-from ._standardize import centre
+from ._standardize import Statistics, centre, pool
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from ._arrays import Array, Namespace, Shape
 
 
@@ -129,28 +127,10 @@ def merge(first: Moments, /, *others: Moments) -> Moments:
                 f"{tuple(m.mean.shape)} of {m.mean.dtype}; take them over the same axes, of arrays of one dtype"
             )
             raise ValueError(message)
-    stacked = Moments(*(xp.stack(part, axis=0) for part in zip(first, *others, strict=True)))
-    return pool(xp, stacked, lambda terms: xp.sum(terms, axis=1))
-
-
-def pool(xp: Namespace, parts: Moments, total: Callable[[Array], Array]) -> Moments:
-    """Merge the moments of parts, where total sums a stack of terms over the parts.
-
-    The mean is taken in two steps, as everywhere: first roughly, then what the parts' means deviate from that.
-    """
-    weighted = total(xp.stack([parts.count, parts.count * parts.mean], axis=0))
-    count = weighted[0, ...]
-    divisor = xp.where(count > 0, count, 1.0)
-    rough = weighted[1, ...] / divisor
-    d = parts.mean - rough
-    error, square, m2 = _unstack(total(xp.stack([parts.count * d, parts.count * d * d, parts.m2], axis=0)))
-    error = error / divisor
-    between = square - count * error * error
-    return Moments(count, rough + error, m2 + xp.where(between > 0, between, 0.0))
-
-
-def _unstack(stack: Array) -> tuple[Array, ...]:
-    return tuple(stack[i, ...] for i in range(stack.shape[0]))
+    count, mean, m2 = (xp.stack(part, axis=0) for part in zip(first, *others, strict=True))
+    var = m2 / xp.where(count > 0, count, 1.0)
+    s = pool(xp, Statistics(count, mean, xp.zeros_like(mean), var), lambda terms: xp.sum(terms, axis=1))
+    return Moments(s.count, s.mean, s.var * s.count)
 
 
 def variance(m: Moments, /, *, correction: float = 0) -> Array:

@@ -92,7 +92,10 @@ def layer_norm(
     where : boolean array, optional
         What it hides counts in no statistic and standardises to 0. It broadcasts to x's shape.
     sync : callable, optional
-        Sums an array over the replicas that hold the other parts of x. Not there yet: NotImplementedError.
+        Sums an array over the replicas that hold the other parts of x, whichever of the axes named they split it along:
+        ``functools.partial(jax.lax.psum, axis_name="batch")``, ``torch.distributed.nn.functional.all_reduce``, or
+        MPI's ``comm.allreduce``. Called twice, :func:`rms_norm` once, with small arrays. The replicas' weight and bias
+        are their own.
 
     Returns
     -------

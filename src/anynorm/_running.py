@@ -309,13 +309,14 @@ def _advance(
 ) -> RunningStats:
     """Return the state after a batch of the statistics s."""
     xp, mean = call.xp, call.mean
-    if call.mask is None and 0 in call.x.shape:
+    known_statically = call.mask is None and mean.sync is None
+    if known_statically and 0 in call.x.shape:
         return stats
-    count = mean.counts(s.var)
+    count = mean.counts(s.var) if mean.sync is None else s.count
     unbiased = s.var * count / xp.where(count > correction, count - correction, 1.0)
     seen, known = _average(call, count, count > 0), _average(call, count, count > correction)
     share = 1.0 / cast(xp, stats.steps + 1, s.var.dtype) if momentum is None else momentum
-    steps = stats.steps + (1 if call.mask is None else xp.astype(xp.any(count > 0), default_integer(xp, count)))
+    steps = stats.steps + (1 if known_statically else xp.astype(xp.any(count > 0), default_integer(xp, count)))
     return RunningStats(
         _blend(xp, stats.mean, state.mean, seen, (s.mean, s.rest), share),
         _blend(xp, stats.var, state.var, known, (unbiased,), share),
