@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import os
 from typing import TYPE_CHECKING
 
 from sphinx.util import logging
@@ -12,6 +13,9 @@ import anynorm
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
     from sphinx.environment import BuildEnvironment
+
+# The page on replicas runs on eight devices; JAX reads this when it is imported.
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 
 project = "anynorm"
 author = "the anynorm authors"
@@ -25,7 +29,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
 ]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "examples"]
 
 html_theme = "furo"
 html_title = f"anynorm {release}"

@@ -73,3 +73,27 @@ def test_variance_has_no_value_where_the_count_is_not_above_the_correction(xp):
     m = anynorm.moments(xp.array(np.ones((1, 2), dtype=np.float32)), axis=0)
     assert np.array_equal(xp.numpy(anynorm.variance(m)), np.zeros(2))
     assert np.all(np.isnan(xp.numpy(anynorm.variance(m, correction=1))))
+
+
+@pytest.mark.eager
+@pytest.mark.dtypes("float64", "float32")
+def test_many_merges_at_offset_1e6_keep_the_mean_and_in_float64_the_variance(xp, dtype):
+    pieces = data("offset 1e+06", (30, 50), dtype)
+    with xp.using(dtype):
+        m = anynorm.moments(xp.array(pieces[0]))
+        for piece in pieces[1:]:
+            m = anynorm.merge(m, anynorm.moments(xp.array(piece)))
+        merged = xp.numpy(m)
+    exact = widen(pieces)
+    assert abs(merged.mean - exact.mean()) <= np.spacing(np.asarray(1e6, dtype=dtype))
+    assert abs(merged.m2 / merged.count / exact.var() - 1) <= (1e-6 if dtype == "float64" else 1e-2)
+
+
+def test_merging_with_nothing_changes_nothing(xp):
+    x = xp.array(data("offset 100", (7, 3)))
+    m = anynorm.moments(x, axis=0)
+    nothing = anynorm.moments(x[:0, :], axis=0)
+    for merged in (anynorm.merge(nothing, m), anynorm.merge(m, nothing, nothing)):
+        assert_within(xp.numpy(merged.mean), xp.numpy(m.mean), np.spacing(np.float32(100)))
+        assert_within(xp.numpy(merged.m2), xp.numpy(m.m2), 1e-4)
+        assert np.array_equal(xp.numpy(merged.count), xp.numpy(m.count))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import operator
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from numbers import Real
 from typing import Any, NamedTuple, TypeAlias
 
@@ -155,6 +156,15 @@ def has_float64(xp: Namespace, x: Array) -> bool:
 # --------------------------------------------------------------------------------------------------
 # Axes and numbers
 # --------------------------------------------------------------------------------------------------
+
+
+def quiet(xp: Namespace) -> AbstractContextManager[Any]:
+    """Keep NumPy from warning that infinities have no mean: their slice becomes NaN, as in every other library."""
+    if library_name(xp) != "numpy":
+        return nullcontext()
+    import numpy as np
+
+    return np.errstate(invalid="ignore")
 
 
 def rank(caller: str, x: Array) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from ._arrays import LARGEST, axes_of, cast, number, rank
+from ._arrays import LARGEST, axes_of, cast, number, quiet, rank
 from ._call import Layout, prepare
 from ._standardize import centre, rstd
 
@@ -123,7 +123,8 @@ def minmax_scale(
     least = xp.min(a if mask is None else xp.where(mask, a, math.inf), axis=axes, keepdims=True)
     most = xp.max(a if mask is None else xp.where(mask, a, -math.inf), axis=axes, keepdims=True)
     flat = most <= least
-    y = (a - xp.where(flat, 0.0, least)) / xp.where(flat, math.inf, most - least) * (high - low) + low
+    with quiet(xp):
+        y = (a - xp.where(flat, 0.0, least)) / xp.where(flat, math.inf, most - least) * (high - low) + low
     y = xp.where((a == most) & ~flat, high, y)  # exactly, which a division by multiplication, as XLA's, may miss
     if mask is not None:
         y = xp.where(mask, y, low)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ._arrays import quiet
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -34,17 +36,19 @@ def standardize(x: Array, mean: Mean, eps: Any) -> Array:
 def standardize_rms(x: Array, mean: Mean, eps: Any) -> Array:
     """Return x with mean square 1 over each of mean's slices."""
     x = mean.select(x)
-    return x * rstd(mean.xp, mean(x * x), eps)
+    with quiet(mean.xp):
+        return x * rstd(mean.xp, mean(x * x), eps)
 
 
 def standardize_given(x: Array, mean: Mean, centre: Array, var: Array, eps: Any) -> Array:
     """Return x standardised with a given centre and variance, to the last digit of a centre wider than x."""
     xp = mean.xp
     first = xp.astype(centre, x.dtype, copy=False)
-    d = mean.select(x - first)
-    if xp.finfo(centre.dtype).bits > xp.finfo(x.dtype).bits:
-        d = d - xp.astype(centre - xp.astype(first, centre.dtype), x.dtype)
-    return d * rstd(xp, xp.astype(var, x.dtype, copy=False), eps)
+    with quiet(xp):
+        d = mean.select(x - first)
+        if xp.finfo(centre.dtype).bits > xp.finfo(x.dtype).bits:
+            d = d - xp.astype(centre - xp.astype(first, centre.dtype), x.dtype)
+        return d * rstd(xp, xp.astype(var, x.dtype, copy=False), eps)
 
 
 def centre(x: Array, mean: Mean) -> tuple[Array, Statistics]:
@@ -53,8 +57,9 @@ def centre(x: Array, mean: Mean) -> tuple[Array, Statistics]:
     A slice is constant when x equals its mean everywhere: then, and only then, its squares sum to exactly 0. Its rest
     is rounding alone, and is dropped, which makes it standardise to exactly 0 and leaves its gradient as it is.
     """
-    first, rest = mean.parts(x)
-    d = mean.select(x - first)
+    with quiet(mean.xp):
+        first, rest = mean.parts(x)
+        d = mean.select(x - first)
     square = mean.local(d * d)
     if not mean.exact:
         rest = mean.xp.where(square == 0, 0.0, rest)
@@ -73,7 +78,8 @@ def pool(xp: Namespace, part: Statistics, total: Callable[[Array], Array]) -> St
     count, weighted = unstack(total(xp.stack([part.count, part.count * part.mean], axis=0)))
     divisor = xp.where(count > 0, count, 1.0)
     rough = weighted / divisor
-    d = (part.mean - rough) + part.rest
+    with quiet(xp):
+        d = (part.mean - rough) + part.rest
     terms = [part.count * d, part.count * d * d, part.count * part.var]
     error, square, within = (term / divisor for term in unstack(total(xp.stack(terms, axis=0))))
     first = rough + error

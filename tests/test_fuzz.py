@@ -1,0 +1,65 @@
+"""The fuzz of fuzz.py for a fixed number of calls, and what its checks catch."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import fuzz
+
+SEED, CALLS = 20, 300
+
+
+@pytest.mark.eager
+def test_random_calls_end_in_results_or_documented_exceptions(xp):
+    kinds = fuzz.fuzz(xp, SEED, range(CALLS))
+    results = sum(n for kind, n in kinds.items() if kind.endswith(": result"))
+    assert sum(kinds.values()) == CALLS
+    assert CALLS / 4 < results < CALLS * 9 / 10  # both kinds of call are drawn
+
+
+@pytest.mark.eager
+def test_a_call_is_drawn_from_its_seed_and_index_alone(xp):
+    with fuzz.quiet():
+        once, again = ([str(fuzz.draw_call(fuzz.Draw(xp, 1, i))) for i in order] for order in (range(9), range(8, -1, -1)))
+    assert once == again[::-1]
+
+
+def test_every_public_function_is_drawn():
+    with fuzz.quiet():
+        drawn = {fuzz.draw_call(fuzz.Draw(fuzz.PLAIN[0], 0, i)).name for i in range(400)}
+    assert drawn == set(fuzz.FUNCTIONS)
+    assert len(drawn) == 14
+
+
+# ------------------------------------------------------------------------------------------------ the checks
+
+
+def write(x, **_):
+    x[...] = 7.0
+    return x
+
+
+def outcomes_that_break_a_rule():
+    return {
+        "undocumented": lambda x, **_: {}["key"],
+        "foreign words": lambda x, **_: x.reshape(7, 7, 7),
+        "warning": lambda x, **_: np.log(-1.0 - x * x),
+        "NaN": lambda x, **_: x * np.float32("nan"),
+        "shape": lambda x, **_: x[None],
+        "dtype": lambda x, **_: x.astype("complex64"),
+        "library": lambda x, **_: x.tolist(),
+        "written to": write,
+    }
+
+
+@pytest.mark.library("numpy")
+@pytest.mark.parametrize("name", outcomes_that_break_a_rule())
+def test_the_fuzz_catches(name, monkeypatch):
+    broken = outcomes_that_break_a_rule()[name]
+    x = np.arange(8.0, dtype=np.float32).reshape(2, 4)
+    monkeypatch.setattr(fuzz, "draw_call", lambda draw: fuzz.Call("zscore", (x,), {}))
+    assert fuzz.one(fuzz.PLAIN[0], 0, 0) == "zscore: result"
+    monkeypatch.setattr(fuzz.anynorm, "zscore", broken)
+    with pytest.raises(fuzz.Broken, match="seed 0, index 0, numpy: anynorm.zscore"):
+        fuzz.one(fuzz.PLAIN[0], 0, 0)

@@ -1,0 +1,439 @@
+"""What breaks normalisation code does not break this: the rows of docs/guide/hazards.md that no other file tests."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+import anynorm
+from anynorm import RunningStats
+from anynorm._arrays import library
+from anynorm._mean import Mean
+from oracles import GROUPS, NORMS, Norm, assert_within, centred, data, standardized, tolerance
+
+SHAPE = (6, 4, 3, 5)
+F32 = np.float32
+each_norm = pytest.mark.parametrize("norm", NORMS, ids=str)
+each_centred_norm = pytest.mark.parametrize("norm", [n for n in NORMS if not n.rms], ids=str)
+each_halves = pytest.mark.dtypes("float16", "bfloat16")
+
+# ------------------------------------------------------------------------------------------------ little spread
+
+
+@pytest.mark.parametrize(("mean", "spread", "size"), [(2000, 1, 4), (100, 0.01, 32768)])
+@pytest.mark.parametrize("eps", [0, 1e-5])
+def test_a_spread_small_beside_the_mean_keeps_the_promise(xp, mean, spread, size, eps, rng):
+    x = rng.normal(mean, spread, (131_072 // size, size)).astype(F32)
+    exact = standardized(x, (1,), eps)
+    y = xp.run(lambda a: anynorm.layer_norm(a, eps=eps), xp.array(x))
+    assert_within(xp.numpy(y), exact, tolerance(x, exact, "float32"))
+
+
+@each_norm
+@pytest.mark.parametrize("value", [1.0, 4.0])  # whose neighbours are 1.2e-7 and 4.8e-7 away
+@pytest.mark.parametrize("eps", [0, 1e-5])
+def test_a_constant_with_noise_of_a_few_last_places_keeps_the_promise(xp, norm, value, eps, rng):
+    x = (value + 1e-6 * rng.standard_normal((3, 4, 7, 11))).astype(F32)
+    exact = norm.oracle(x, eps)
+    y = xp.numpy(xp.run(lambda a: norm.call(a, eps=eps), xp.array(x)))
+    assert_within(y, exact, tolerance(x, exact, "float32"))
+
+
+@pytest.mark.parametrize("value", [0.0, 1 / 3, 1.0, -1e5 / 3, 1e6])
+@pytest.mark.parametrize("noise", [0.0, 1e-6])
+def test_a_variance_is_never_below_zero(xp, value, noise, rng):
+    x = (value + noise * rng.standard_normal((50, 7))).astype(F32)
+    m = xp.numpy(xp.run(lambda a: anynorm.moments(a, axis=1), xp.array(x)))
+    assert np.all(m.m2 >= 0)
+    exact = (centred(x, (1,)) ** 2).sum(axis=1)
+    assert_within(m.m2, exact, 1e-5 * exact)
+
+
+# ------------------------------------------------------------------------------------------------ halves
+
+
+@each_norm
+@each_halves
+def test_zeros_in_halves_are_zeros_at_an_eps_that_halves_lack(xp, dtype, norm):
+    y = xp.run(lambda a: norm.call(a, eps=1e-12), xp.array(np.zeros(SHAPE), dtype))
+    assert np.array_equal(xp.numpy(y), np.zeros(SHAPE))
+
+
+@each_norm
+@each_halves
+def test_60000_in_halves_is_1(xp, dtype, norm):
+    x = np.where(np.indices((6, 4, 3, 6)).sum(axis=0) % 2 == 0, 60000.0, -60000.0)
+    y = xp.run(norm.call, xp.array(x, dtype))
+    assert np.array_equal(xp.numpy(y), np.sign(x))
+
+
+@each_halves
+def test_the_state_of_60000_in_halves_does_not_overflow(xp, dtype):
+    x = xp.array(np.asarray([[60000.0], [-60000.0]]), dtype)
+    start = anynorm.running_stats(1, like=x)
+    y, stats = xp.run(
+        lambda a, m, v: anynorm.batch_norm_train(a, RunningStats(m, v), momentum=1, correction=0), x, *start[:2]
+    )
+    size = xp.numpy(x).astype(np.float64)[0]
+    assert np.array_equal(xp.numpy(y), [[1], [-1]])
+    assert np.array_equal(xp.numpy(stats.mean), [0])
+    assert_within(xp.numpy(stats.var), size**2, 1e-6 * size**2)
+
+
+@each_halves
+def test_groups_of_70000_in_halves_do_not_overflow(xp, dtype):
+    x = xp.array(data("offset 100", (2, 4, 35_000)), dtype)
+    given = xp.numpy(x).astype(F32)
+    exact = standardized(given.reshape(2, 2, 70_000), (2,), 1e-5).reshape(given.shape)
+    y = xp.run(lambda a: anynorm.group_norm(a, 2), x)
+    assert_within(xp.numpy(y), exact, tolerance(given, exact, dtype))
+    m = xp.numpy(xp.run(lambda a: anynorm.moments(a, axis=(0, 2)), x))
+    assert np.array_equal(m.count, np.full(4, 70_000))
+    assert_within(m.mean, given.astype(np.float64).mean(axis=(0, 2)), 1e-4)
+
+
+# ------------------------------------------------------------------------------------------------ float32's range
+
+
+@each_norm
+@pytest.mark.parametrize("scale", [1e17, 1e-16])
+def test_squares_near_the_ends_of_float32_keep_the_promise(xp, norm, scale):
+    x = data("offset 0", SHAPE) * F32(scale)
+    exact = norm.oracle(x, 0)
+    y = xp.run(lambda a: norm.call(a, eps=0), xp.array(x))
+    assert_within(xp.numpy(y), exact, tolerance(x, exact, "float32"))
+
+
+@each_norm
+@pytest.mark.parametrize(("scale", "eps"), [(1e20, 1e-5), (1e-30, 1e-5)])
+def test_squares_beyond_float32_standardise_to_zero(xp, norm, scale, eps):
+    """As the guide's limits say; for small ones it is the right answer, since eps drowns them."""
+    x = (np.sign(data("offset 0", SHAPE)) + 0.5).astype(F32) * F32(scale)
+    with np.errstate(over="ignore"):  # NumPy, and Dask with it, warns of the overflow
+        y = xp.numpy(xp.run(lambda a: norm.call(a, eps=eps), xp.array(x)))
+    assert np.all(np.abs(y) <= 1e-20)
+
+
+# ------------------------------------------------------------------------------------------------ NaN and infinity
+
+
+SCALINGS = (
+    Norm("zscore", lambda x, **k: anynorm.zscore(x, **k), lambda n: (0,)),
+    Norm("minmax_scale", lambda x, **k: anynorm.minmax_scale(x, **k), lambda n: (0,)),
+)
+
+
+def slices(norm, ndim):
+    """Return the axes that share statistics, and the shape in which they are axes."""
+    split = (SHAPE[0], GROUPS, SHAPE[1] // GROUPS, *SHAPE[2:]) if norm.groups else SHAPE
+    return norm.axes(ndim), split
+
+
+@pytest.mark.parametrize("norm", [*NORMS, *SCALINGS], ids=str)
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf], ids=str)
+def test_nan_and_infinity_spread_within_their_slice_alone(xp, norm, value):
+    clean = data("offset 100", SHAPE)
+    x = clean.copy()
+    x[2, 1, 0, 3] = value
+    axes, split = slices(norm, x.ndim)
+    hit = np.broadcast_to(~np.isfinite(x).reshape(split).all(axis=axes, keepdims=True), split).reshape(SHAPE)
+    with np.errstate(invalid="ignore"):  # NumPy, and Dask with it, warns of inf - inf
+        y = xp.numpy(xp.run(norm.call, xp.array(x)))
+        whole = xp.numpy(xp.run(norm.call, xp.array(clean)))
+    assert_within(y[~hit], whole[~hit].astype(np.float64), 1e-6)
+    if np.isnan(value) or not (norm.rms or norm.name == "minmax_scale"):
+        assert np.all(np.isnan(y[hit]))
+
+
+@pytest.mark.parametrize("train", [anynorm.batch_norm_train, anynorm.instance_norm_train])
+@pytest.mark.parametrize("value", [math.nan, math.inf], ids=str)
+def test_nan_and_infinity_enter_the_state_of_their_channel_alone(xp, train, value):
+    x = data("offset 3", SHAPE)
+    x[2, 1, 0, 3] = value
+    start = anynorm.running_stats(4, like=xp.array(x))
+
+    def step(a, m, v):
+        return train(a, RunningStats(m, v, 0), momentum=1, correction=0)[1]
+
+    with np.errstate(invalid="ignore"):
+        mean, var, steps = xp.numpy(xp.run(step, xp.array(x), *start[:2]))
+    assert list(np.isnan(mean)) == list(np.isnan(var)) == [False, True, False, False]
+    others, axes = np.delete(x, 1, axis=1).astype(np.float64), (0, 2, 3)
+    assert_within(np.delete(mean, 1), others.mean(axis=axes), 1e-5)
+    spread = others.var(axis=axes) if train is anynorm.batch_norm_train else others.var(axis=(2, 3)).mean(axis=0)
+    assert_within(np.delete(var, 1), spread, 1e-5)
+    assert steps == 1
+
+
+# ------------------------------------------------------------------------------------------------ masks
+
+
+@each_norm
+def test_what_a_mask_hides_wholly_is_the_bias(xp, norm):
+    x, bias = data("offset 100", SHAPE), np.linspace(-2, 2, math.prod(SHAPE)).astype(F32).reshape(SHAPE)
+    x[:] = np.nan
+    mask = np.zeros(SHAPE, dtype=bool)
+    y = xp.run(lambda a, m, b: norm.call(a, where=m, bias=b), *map(xp.array, (x, mask, bias)))
+    assert np.array_equal(xp.numpy(y), bias)
+
+
+@pytest.mark.parametrize("train", [anynorm.batch_norm_train, anynorm.instance_norm_train])
+def test_a_channel_hidden_wholly_is_its_bias_and_its_state_stays(xp, train):
+    x, mask, bias = data("offset 3", SHAPE), np.ones((1, 4, 1, 1), dtype=bool), np.arange(4, dtype=F32)
+    x[:, 2], mask[:, 2] = np.inf, False
+    old = [np.full(4, value, dtype=F32) for value in (3.7, 2.3)]
+
+    def step(a, m, b, mean, var):
+        return train(a, RunningStats(mean, var), where=m, bias=b)
+
+    y, stats = xp.run(step, *map(xp.array, (x, mask, bias, *old)))
+    assert np.all(xp.numpy(y)[:, 2] == 2)
+    assert np.all(np.isfinite(xp.numpy(y)))
+    assert (xp.numpy(stats.mean)[2], xp.numpy(stats.var)[2]) == (old[0][2], old[1][2])
+    assert np.all(np.isfinite(xp.numpy(stats.var)))
+
+
+# ------------------------------------------------------------------------------------------------ gradients
+
+
+def gradient_in_torch(loss, x, *, compiled=False):
+    import torch
+
+    a = torch.tensor(x, requires_grad=True)
+    if compiled:
+        torch._dynamo.reset()
+        loss = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    loss(a, torch.tensor).backward()
+    return a.grad.numpy()
+
+
+def gradient_in_jax(loss, x, *, jit=False):
+    import jax
+    import jax.numpy as jnp
+
+    slope = jax.grad(lambda a: loss(a, jnp.asarray))
+    return np.asarray((jax.jit(slope) if jit else slope)(jnp.asarray(x)))
+
+
+each_gradient = pytest.mark.parametrize(
+    "gradient",
+    [
+        pytest.param(gradient_in_torch, id="torch", marks=pytest.mark.library("torch")),
+        pytest.param(gradient_in_jax, id="jax", marks=pytest.mark.library("jax")),
+        pytest.param(
+            lambda loss, x: gradient_in_jax(loss, x, jit=True), id="jax-jit", marks=pytest.mark.library("jax")
+        ),
+    ],
+)
+
+
+def exact_gradient(norm, x, mask, g, eps):
+    """Return the gradient of sum(norm(x) * g) in float64: of what the mask shows, slice by slice, and 0 elsewhere."""
+    axes, split = slices(norm, x.ndim)
+    x, mask, g = (a.reshape(split) for a in (x, mask, g))
+    x, g = np.where(mask, x, 0).astype(np.float64), np.where(mask, g, 0).astype(np.float64)
+    count = np.maximum(mask.sum(axis=axes, keepdims=True), 1)
+
+    def mean(a):
+        return np.where(mask, a, 0).sum(axis=axes, keepdims=True) / count
+
+    d = x if norm.rms else np.where(mask, x - mean(x), 0)
+    rstd = 1 / np.sqrt(mean(d * d) + eps)
+    y = d * rstd
+    return np.where(mask, rstd * (g - (0 if norm.rms else mean(g)) - y * mean(g * y)), 0).reshape(SHAPE)
+
+
+@each_gradient
+@each_norm
+@pytest.mark.parametrize("hidden", [math.nan, math.inf, 1e30], ids=str)
+def test_what_a_mask_hides_has_gradient_0_and_spoils_no_other(gradient, norm, hidden, rng):
+    x, mask, g = data("offset 3", SHAPE), rng.random(SHAPE) < 0.7, rng.standard_normal(SHAPE).astype(F32)
+    mask[1], mask[:, 2], mask[3, :, 1] = False, False, False  # slices of every norm have nothing left
+    x[~mask] = hidden
+    dx = gradient(lambda a, like: (norm.call(a, where=like(mask)) * like(g)).sum(), x)
+    assert np.all(dx[~mask] == 0)
+    exact = exact_gradient(norm, x, mask, g, 1e-5)
+    assert_within(dx, exact, 2e-6 * np.abs(exact).max())
+
+
+@each_gradient
+@pytest.mark.parametrize("norm", [*(n for n in NORMS if not n.groups), *SCALINGS], ids=str)
+def test_a_mask_that_shows_nothing_leaves_gradient_0(gradient, norm):
+    x = np.full(SHAPE, np.nan, dtype=F32)
+    dx = gradient(lambda a, like: norm.call(a, where=like(np.zeros(SHAPE, dtype=bool))).sum(), x)
+    assert np.array_equal(dx, np.zeros(SHAPE))
+
+
+@each_gradient
+@pytest.mark.parametrize("train", [anynorm.batch_norm_train, anynorm.instance_norm_train])
+def test_what_a_mask_hides_has_no_part_in_the_states_gradient(gradient, train, rng):
+    x, mask = data("offset 3", SHAPE), rng.random(SHAPE) < 0.7
+    mask[1], mask[:, 2] = False, False
+
+    def loss(a, like):
+        start = RunningStats(like(np.zeros(4, F32)), like(np.ones(4, F32)))
+        y, stats = train(a, start, where=like(mask))
+        return (y * y * y).sum() + (stats.mean * stats.mean).sum() + (stats.var * stats.var).sum()
+
+    clean = gradient(loss, np.where(mask, x, F32(0)))
+    dx = gradient(loss, np.where(mask, x, F32(np.nan)))
+    assert np.all(dx[~mask] == 0)
+    assert np.any(dx != 0)
+    assert_within(dx, clean.astype(np.float64), 1e-6 * np.abs(clean).max())
+
+
+@each_gradient
+@each_centred_norm
+@pytest.mark.parametrize("value", [0.0, 1e6 / 3])
+@pytest.mark.parametrize("eps", [0, 1e-5])
+def test_the_gradient_of_a_constant_slice_is_finite(gradient, norm, value, eps, rng):
+    g = rng.standard_normal(SHAPE).astype(F32)
+    dx = gradient(lambda a, like: (norm.call(a, eps=eps) * like(g)).sum(), np.full(SHAPE, value, dtype=F32))
+    exact = exact_gradient(norm, np.zeros(SHAPE), np.ones(SHAPE, dtype=bool), g, eps) if eps else np.zeros(SHAPE)
+    assert_within(dx, exact, 2e-6 * np.abs(exact).max())
+
+
+@each_gradient
+def test_the_gradient_of_zeros_in_rms_norm_is_finite(gradient, rng):
+    g = rng.standard_normal(SHAPE).astype(F32)
+    for eps in (0, 1e-5):
+        dx = gradient(lambda a, like, e=eps: (anynorm.rms_norm(a, eps=e) * like(g)).sum(), np.zeros(SHAPE, F32))
+        exact = g / np.sqrt(eps) if eps else np.zeros(SHAPE)
+        assert_within(dx, exact.astype(np.float64), 2e-6 * np.abs(exact).max())
+
+
+# ------------------------------------------------------------------------------------------------ dtypes
+
+
+@pytest.mark.dtypes("float64", "float16", "bfloat16")
+def test_affine_and_state_may_be_wider_or_narrower_than_x(xp, dtype, rng):
+    with xp.using("float64"):
+        x = xp.array(data("offset 3", SHAPE, "float64"), dtype)
+        given = xp.numpy(x).astype(np.float64)
+        weight, bias, mean, var = rng.uniform(0.5, 2, (4, SHAPE[1])).astype(F32)
+        laid, axes = (1, SHAPE[1], 1, 1), (0, 2, 3)
+        exact = standardized(given, axes, 1e-5) * weight.reshape(laid) + bias.reshape(laid)
+        for wide in [name for name in ("float32", "float64") if name in xp.floats]:
+            y, stats = xp.run(
+                lambda a, w, b, m, v: anynorm.batch_norm_train(a, RunningStats(m, v), weight=w, bias=b),
+                *(x, xp.array(weight, wide), xp.array(bias, wide), xp.array(mean, "float32"), xp.array(var, "float32")),
+            )
+            assert [xp.dtype(part) for part in (y, *stats[:2])] == [dtype, "float32", "float32"]
+            rounding = 1e-6 if dtype == "float64" else tolerance(given, exact, dtype) + 4e-6
+            assert_within(xp.numpy(y), exact, rounding)
+            assert_within(xp.numpy(stats.mean), 0.9 * mean + 0.1 * given.mean(axis=axes), 1e-6)
+            assert_within(xp.numpy(stats.var), 0.9 * var + 0.1 * given.var(axis=axes, ddof=1), 1e-6)
+
+
+# ------------------------------------------------------------------------------------------------ layouts and sizes
+
+
+@pytest.mark.library("numpy")
+@each_norm
+@pytest.mark.parametrize("repeated", [0, 1, 2, 3])
+def test_zero_strides_keep_the_promise_in_numpy(norm, repeated):
+    x = np.broadcast_to(data("offset 1e+04", tuple(1 if i == repeated else n for i, n in enumerate(SHAPE))), SHAPE)
+    assert 0 in x.strides
+    before, exact = x.copy(), norm.oracle(x)
+    assert_within(norm.call(x), exact, tolerance(x, exact, "float32"))
+    assert np.array_equal(x, before)
+
+
+@pytest.mark.parametrize(
+    ("call", "shape", "axes"),
+    [
+        (anynorm.layer_norm, (70_000, 5), (1,)),
+        (lambda a: anynorm.instance_norm(a), (2, 35_000, 5), (2,)),
+        (lambda a: anynorm.group_norm(a, 35_000), (2, 35_000, 5), (2,)),
+        (lambda a: anynorm.batch_norm(a), (3, 70_000), (0,)),
+    ],
+    ids=["layer_norm", "instance_norm", "group_norm", "batch_norm"],
+)
+def test_more_than_65535_slices_keep_the_promise(xp, call, shape, axes):
+    x = data("offset 100", shape)
+    exact = standardized(x, axes, 1e-5)
+    assert_within(xp.numpy(xp.run(call, xp.array(x))), exact, tolerance(x, exact, "float32"))
+
+
+HUGE = 2**31 + 2
+
+
+def huge_in_numpy():
+    return np.broadcast_to(F32(1), (HUGE,)), np.ones(1, dtype=bool)
+
+
+def huge_in_torch():
+    import torch
+
+    return torch.ones(1).expand(HUGE), torch.ones(1, dtype=torch.bool)
+
+
+def huge_in_dask():
+    import dask.array as da
+
+    return da.ones((HUGE,), dtype=F32, chunks=2**28), da.ones(1, dtype=bool)
+
+
+each_huge = pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(make, id=name, marks=pytest.mark.library(name))
+        for name, make in (("numpy", huge_in_numpy), ("torch", huge_in_torch), ("dask", huge_in_dask))
+    ],
+)
+
+
+@each_huge
+def test_more_than_2_to_the_31_elements_are_counted_exactly(make):
+    """Of views that take no memory; without a mask a count is a Python int, with one it is the library's int64."""
+    x, mask = make()
+    xp = library(x)
+    count = Mean("moments", xp, x, (0,)).count
+    assert isinstance(count, int)
+    assert count == HUGE
+    assert int(Mean("moments", xp, x, (0,), mask).count[0]) == HUGE
+
+
+@pytest.mark.library("jax")
+def test_more_than_2_to_the_31_elements_are_counted_exactly_in_jax():
+    import jax
+
+    counts = []
+
+    def count(a):
+        counts.append(Mean("moments", library(a), a, (0,)).count)
+        return anynorm.layer_norm(a)
+
+    y = jax.eval_shape(count, jax.ShapeDtypeStruct((HUGE,), "float32"))
+    assert y.shape == (HUGE,)
+    assert counts == [HUGE]
+    assert isinstance(counts[0], int)
+
+
+# ------------------------------------------------------------------------------------------------ states
+
+
+def test_one_value_a_channel_in_training_is_the_bias(xp):
+    x, bias = np.asarray([[[[5.0]], [[-3e6]]]], dtype=F32), np.asarray([1.5, -2.5], dtype=F32)
+    old = [np.asarray(part, dtype=F32) for part in ([1, 2], [3.3, 4.4])]
+
+    def step(a, b, mean, var):
+        return anynorm.batch_norm_train(a, RunningStats(mean, var), bias=b, momentum=0.5)
+
+    y, stats = xp.run(step, *map(xp.array, (x, bias, *old)))
+    assert np.array_equal(xp.numpy(y).ravel(), bias)
+    assert np.array_equal(xp.numpy(stats.mean), [3, -1499999])
+    assert np.array_equal(xp.numpy(stats.var), old[1])
+
+
+@pytest.mark.parametrize("norm", [anynorm.batch_norm, anynorm.instance_norm])
+@pytest.mark.parametrize("eps", [0, 1e-5])
+def test_a_state_from_before_any_update_divides_by_no_zero(xp, norm, eps):
+    x = data("offset 3", SHAPE)
+    fresh = anynorm.running_stats(4, like=xp.array(x))
+    nothing = anynorm.population_stats(anynorm.moments(xp.array(np.zeros((0, 4), F32)), axis=0))
+    for stats in (fresh, nothing):
+        y = xp.run(lambda a, m, v: norm(a, stats=RunningStats(m, v), eps=eps), xp.array(x), *stats[:2])
+        assert_within(xp.numpy(y), x / np.sqrt(1 + eps), 1e-6)
