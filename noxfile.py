@@ -51,6 +51,14 @@ def cupy(session: nox.Session) -> None:
 
 
 @nox.session
+def fuzz(session: nox.Session) -> None:
+    """Call everything with random arguments, right and wrong: `nox -s fuzz -- --seconds 600` for ten minutes."""
+    install(session, "test", "torch", "jax")
+    libraries = ("--library", "numpy", "--library", "torch", "--library", "jax")
+    session.run("python", "-W", "error", "tests/fuzz.py", *libraries, *session.posargs)
+
+
+@nox.session
 def bare(session: nox.Session) -> None:
     """The package with its runtime dependencies alone."""
     session.install(".")

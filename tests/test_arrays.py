@@ -78,10 +78,10 @@ ARGUMENTS = {
     ),
     "fractional groups": (
         lambda x: anynorm.group_norm(x, 2.0),
-        TypeError,
+        ValueError,
         "num_groups to be an integer: got 2.0 of type float",
     ),
-    "groups as bool": (lambda x: anynorm.group_norm(x, True), TypeError, "num_groups to be an integer: got True"),
+    "groups as bool": (lambda x: anynorm.group_norm(x, True), ValueError, "num_groups to be an integer: got True"),
     "axis too large": (lambda x: anynorm.layer_norm(x, axis=3), ValueError, "rank 3: got 3; use -3 to 2"),
     "axis too small": (lambda x: anynorm.rms_norm(x, axis=(-4,)), ValueError, "rank 3: got -4; use -3 to 2"),
     "axis repeated": (lambda x: anynorm.layer_norm(x, axis=(2, -1)), ValueError, r"each axis once: got axis=\(2, -1\)"),

@@ -7,21 +7,24 @@ import pytest
 
 import fuzz
 
-SEED, CALLS = 20, 300
+SEED, CALLS = 20, {"jax": 60}  # JAX compiles every operation anew for every shape and dtype
 
 
 @pytest.mark.eager
 def test_random_calls_end_in_results_or_documented_exceptions(xp):
-    kinds = fuzz.fuzz(xp, SEED, range(CALLS))
+    calls = CALLS.get(xp.library, 300)
+    kinds = fuzz.fuzz(xp, SEED, range(calls))
     results = sum(n for kind, n in kinds.items() if kind.endswith(": result"))
-    assert sum(kinds.values()) == CALLS
-    assert CALLS / 4 < results < CALLS * 9 / 10  # both kinds of call are drawn
+    assert sum(kinds.values()) == calls
+    assert calls / 4 < results < calls * 19 / 20  # both kinds of call are drawn
 
 
 @pytest.mark.eager
 def test_a_call_is_drawn_from_its_seed_and_index_alone(xp):
     with fuzz.quiet():
-        once, again = ([str(fuzz.draw_call(fuzz.Draw(xp, 1, i))) for i in order] for order in (range(9), range(8, -1, -1)))
+        once, again = (
+            [str(fuzz.draw_call(fuzz.Draw(xp, 1, i))) for i in order] for order in (range(9), range(8, -1, -1))
+        )
     assert once == again[::-1]
 
 
@@ -35,20 +38,20 @@ def test_every_public_function_is_drawn():
 # ------------------------------------------------------------------------------------------------ the checks
 
 
-def write(x, **_):
+def write(x):
     x[...] = 7.0
     return x
 
 
 def outcomes_that_break_a_rule():
     return {
-        "undocumented": lambda x, **_: {}["key"],
-        "foreign words": lambda x, **_: x.reshape(7, 7, 7),
-        "warning": lambda x, **_: np.log(-1.0 - x * x),
-        "NaN": lambda x, **_: x * np.float32("nan"),
-        "shape": lambda x, **_: x[None],
-        "dtype": lambda x, **_: x.astype("complex64"),
-        "library": lambda x, **_: x.tolist(),
+        "undocumented": lambda x: {x.ndim: x}["key"],
+        "foreign words": lambda x: x.reshape(7, 7, 7),
+        "warning": lambda x: np.log(-1.0 - x * x),
+        "NaN": lambda x: x * np.float32("nan"),
+        "shape": lambda x: x[None],
+        "dtype": lambda x: x.astype("complex64"),
+        "library": lambda x: x.tolist(),
         "written to": write,
     }
 
@@ -58,8 +61,8 @@ def outcomes_that_break_a_rule():
 def test_the_fuzz_catches(name, monkeypatch):
     broken = outcomes_that_break_a_rule()[name]
     x = np.arange(8.0, dtype=np.float32).reshape(2, 4)
-    monkeypatch.setattr(fuzz, "draw_call", lambda draw: fuzz.Call("zscore", (x,), {}))
+    monkeypatch.setattr(fuzz, "draw_call", lambda _: fuzz.Call("zscore", (x,), {}))
     assert fuzz.one(fuzz.PLAIN[0], 0, 0) == "zscore: result"
     monkeypatch.setattr(fuzz.anynorm, "zscore", broken)
-    with pytest.raises(fuzz.Broken, match="seed 0, index 0, numpy: anynorm.zscore"):
+    with pytest.raises(fuzz.BrokenRuleError, match="seed 0, index 0, numpy: anynorm.zscore"):
         fuzz.one(fuzz.PLAIN[0], 0, 0)

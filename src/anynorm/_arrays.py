@@ -323,7 +323,10 @@ def mask_of(caller: str, xp: Namespace, x: Array, where: Array) -> Array:
 
 def groups_of(caller: str, x: Array, channel: int, num_groups: int) -> int:
     """Return num_groups, which has to divide x's channels."""
-    groups, channels = integer(caller, "num_groups", num_groups), x.shape[channel]
+    try:
+        groups, channels = integer(caller, "num_groups", num_groups), x.shape[channel]
+    except TypeError as error:
+        raise ValueError(*error.args) from None
     if groups < 1 or channels % groups:
         divisors = [str(d) for d in range(1, channels + 1) if channels % d == 0]
         use = " or ".join([", ".join(divisors[:-1]), divisors[-1]] if len(divisors) > 1 else divisors)

@@ -42,9 +42,10 @@ class Mean:
         self.wide = xp.float64 if sums_in_float64(xp, x) else None
         self.count = _count(caller, xp, x, axes, mask)  # elements in a slice: an int, or integers under a mask
         if mask is None:
-            self.divisor = max(self.count, 1)
-            # float64 adds 2**29 equal float32 values without rounding: the rest of a constant slice is 0 by itself.
-            self.exact = self.wide is not None and self.count <= 2**29
+            self.divisor = float(max(self.count, 1))  # as an int of 2**31 it would overflow in JAX
+            # float64 adds 2**29 equal float32 values without rounding, and NumPy divides as it is told to:
+            # the rest of a constant slice is 0 by itself.
+            self.exact = self.wide is not None and library_name(xp) == "numpy" and self.count <= 2**29
         else:
             self.exact = False
             self.divisor = xp.astype(xp.where(self.count > 0, self.count, 1), self.wide or x.dtype)

@@ -16,6 +16,7 @@ NEEDS = {
     "test_cupy.py": ("cupy",),
     "test_dask.py": ("dask", "scipy", "sklearn"),
     "test_jax.py": ("jax", "flax"),
+    "test_jax_masks.py": ("jax", "flax"),
     "test_numpy.py": ("numpy", "scipy", "sklearn"),
     "test_torch.py": ("torch",),
 }
