@@ -50,7 +50,7 @@ def cupy(session: nox.Session) -> None:
     session.run("pytest", "--library", "cupy", *session.posargs)
 
 
-@nox.session
+@nox.session(default=False)
 def fuzz(session: nox.Session) -> None:
     """Call everything with random arguments, right and wrong: `nox -s fuzz -- --seconds 600` for ten minutes."""
     install(session, "test", "torch", "jax")

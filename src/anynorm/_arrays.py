@@ -75,11 +75,12 @@ def namespace(caller: str, x: Array, /, **others: Array | None) -> Namespace:
         raise TypeError(message)
     for name, value in others.items():
         if value is not None:
-            _check_kin(caller, xp, x, name, value)
+            check_kin(caller, xp, x, name, value)
     return xp
 
 
-def _check_kin(caller: str, xp: Namespace, x: Array, name: str, value: Array) -> None:
+def check_kin(caller: str, xp: Namespace, x: Array, name: str, value: Array) -> None:
+    """Refuse what is no array of x's library, on x's device."""
     kin = library(value)
     if kin is None:
         message = (
@@ -210,25 +211,38 @@ def integer(caller: str, name: str, value: Any) -> int:
         raise TypeError(message) from None
 
 
-def number(caller: str, name: str, value: Any, low: float, high: float) -> Any:
-    """Return value as a Python float within [low, high]; arrays without axes pass unlooked at, traced ones included."""
+def number(caller: str, name: str, value: Any, low: float, high: float, x: Array = None) -> Any:
+    """Return value as a Python float within [low, high]. Arrays of x's kind without axes pass, traced ones included."""
     if isinstance(value, (float, int, Real)) and not isinstance(value, bool):
         # A NumPy scalar would promote float32 arrays; a Python float promotes none.
-        if not low <= float(value) <= high:
-            bounds = f"at least {low:g} and finite" if high > 1 else f"from {low:g} to {high:g}"
-            message = f"{caller} needs {name} to be {bounds}: got {value!r}"
+        if not low <= value <= high:  # type: ignore[operator]
+            message = f"{caller} needs {name} to be a number from {low:g} to {high:g}: got {short(value)}"
             raise ValueError(message)
         return float(value)
-    if library(value) is None or value.ndim:
-        shape = f" of shape {tuple(value.shape)}" if library(value) is not None else ""
+    kin = None if x is None else library(value)
+    if kin is None or value.ndim:
+        shape = "" if kin is None else f" of shape {tuple(value.shape)}"
         message = f"{caller} needs {name} to be a number: got {type(value).__name__}{shape}"
         raise TypeError(message)
+    namespace(caller, x, **{name: value})
+    dtypes(caller, kin, value, name)
     return value
+
+
+def short(value: Any) -> str:
+    """Return value as it is written, or its beginning: an integer may have more digits than fit a message."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python refuses to write integers of over 4300 digits
+        return f"an integer of {value.bit_length()} bits"
+    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def cast(xp: Namespace, value: Any, dtype: Any) -> Any:
     """Return a number that may be an array in dtype; a Python number follows the dtype it meets."""
-    return value if isinstance(value, (int, float)) else xp.astype(value, dtype, copy=False)
+    if isinstance(value, (int, float)):
+        return value
+    return xp.astype(value if library(value) is xp else xp.asarray(value), dtype, copy=False)
 
 
 def as_array(value: Any) -> Any:
@@ -237,7 +251,7 @@ def as_array(value: Any) -> Any:
     return xp.asarray(value) if xp is not None and library_name(xp) == "numpy" else value
 
 
-LARGEST = sys.float_info.max
+LARGEST = 1e38  # of numbers that float32 arrays are to meet
 
 # --------------------------------------------------------------------------------------------------
 # Shapes of what comes with x
@@ -279,7 +293,8 @@ def state_of(caller: str, xp: Namespace, x: Array, stats: Any, channel: int) -> 
     if not (isinstance(stats, tuple) and hasattr(stats, "mean") and hasattr(stats, "var")):
         message = f"{caller} needs stats to be RunningStats(mean, var): got {type(stats).__name__}"
         raise TypeError(message)
-    namespace(caller, x, **{"stats.mean": stats.mean, "stats.var": stats.var})
+    for name, value in (("stats.mean", stats.mean), ("stats.var", stats.var)):
+        check_kin(caller, xp, x, name, value)
     return State(
         _channel_parameter(caller, xp, x, "stats.mean", stats.mean, channel),
         _channel_parameter(caller, xp, x, "stats.var", stats.var, channel),
@@ -294,6 +309,9 @@ def _channel_parameter(caller: str, xp: Namespace, x: Array, name: str, value: A
         )
         raise ValueError(message)
     _, dtype = dtypes(caller, library(value), value, name)
+    if dtype != value.dtype and xp.isdtype(value.dtype, ("bool", "integral")):
+        message = f"{caller} needs {name} of a floating dtype: got {value.dtype}; make the state with running_stats"
+        raise TypeError(message)
     return xp.reshape(like_x(caller, xp, name, value, dtype), along(x, (channel,)))
 
 

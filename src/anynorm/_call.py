@@ -81,7 +81,7 @@ def prepare(
     if sync is not None and not callable(sync):
         message = f"{caller} needs sync to be a function that sums an array over the replicas: got {sync!r}"
         raise TypeError(message)
-    eps = cast(xp, number(caller, "eps", eps, 0.0, LARGEST), computing)
+    eps = cast(xp, number(caller, "eps", eps, 0.0, LARGEST, x), computing)
     if weight is not None:
         weight = affine_parameter(caller, xp, x, "weight", weight, layout.affine, computing)
     if bias is not None:

@@ -64,8 +64,13 @@ class Mean:
         return both[0, ...] / self.xp.where(both[1, ...] > 0, both[1, ...], 1.0)
 
     def local(self, a: Array) -> Array:
-        """Return the mean over what this replica holds of each slice."""
-        return self.xp.astype(self._mean(a), a.dtype, copy=False)
+        """Return the mean over what this replica holds of each slice.
+
+        XLA adds the elements of a short slice one after another, and each addition after a large element rounds as that
+        one does. So there the mean of what is left is added, as for the mean of x.
+        """
+        mean = self.xp.astype(self._mean(a), a.dtype, copy=False)
+        return mean + self._mean(self.select(a - mean)) if library_name(self.xp) == "jax" else mean
 
     def counts(self, like: Array) -> Array:
         """Return the count of every slice here, in the shape and the dtype of its statistics."""

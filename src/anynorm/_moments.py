@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
-from ._arrays import LARGEST, as_array, axes_of, namespace, number, rank
+from ._arrays import LARGEST, as_array, axes_of, cast, check_kin, is_number, namespace, number, rank
 from ._call import Layout, prepare
 from ._standardize import Statistics, centre, pool
 
@@ -78,7 +78,7 @@ def moments(
     _, s = centre(call.x, call.mean)
     count = call.mean.counts(s.var)
     parts = (count, s.mean, s.var * count)
-    return Moments(*(a if keepdims else xp.squeeze(a, axis=axes) for a in parts))
+    return Moments(*(as_array(a if keepdims else xp.squeeze(a, axis=axes)) for a in parts))
 
 
 def merge(first: Moments, /, *others: Moments) -> Moments:
@@ -119,18 +119,10 @@ def merge(first: Moments, /, *others: Moments) -> Moments:
     True
     """
     xp = _check("merge", first, *others)
-    shape = first.mean.shape
-    for m in others:
-        if m.mean.shape != shape or m.mean.dtype != first.mean.dtype:
-            message = (
-                f"merge needs moments of one shape and dtype: got {tuple(shape)} of {first.mean.dtype} and "
-                f"{tuple(m.mean.shape)} of {m.mean.dtype}; take them over the same axes, of arrays of one dtype"
-            )
-            raise ValueError(message)
     count, mean, m2 = (xp.stack(part, axis=0) for part in zip(first, *others, strict=True))
     var = m2 / xp.where(count > 0, count, 1.0)
     s = pool(xp, Statistics(count, mean, xp.zeros_like(mean), var), lambda terms: xp.sum(terms, axis=1))
-    return Moments(s.count, s.mean, s.var * s.count)
+    return Moments(*map(as_array, (s.count, s.mean, s.var * s.count)))
 
 
 def variance(m: Moments, /, *, correction: float = 0) -> Array:
@@ -170,15 +162,28 @@ def variance(m: Moments, /, *, correction: float = 0) -> Array:
     array(2.)
     """
     xp = _check("variance", m)
-    freedom = m.count - number("variance", "correction", correction, 0.0, LARGEST)
+    correction = cast(xp, number("variance", "correction", correction, 0.0, LARGEST, m.mean), m.mean.dtype)
+    freedom = m.count - correction
     return as_array(m.m2 / xp.where(freedom > 0, freedom, math.nan))
 
 
 def _check(caller: str, *many: Moments) -> Namespace:
+    """Return the namespace of moments of one library, shape and floating dtype."""
     for m in many:
         if not isinstance(m, Moments):
             message = f"{caller} needs Moments: got {type(m).__name__}; make them with moments(x)"
             raise TypeError(message)
-    for m in many:
-        namespace(caller, many[0].mean, count=m.count, mean=m.mean, m2=m.m2)
-    return namespace(caller, many[0].mean)
+    like = many[0].mean
+    xp = namespace(caller, like)
+    if not (is_number(xp, like.dtype) and xp.isdtype(like.dtype, "real floating")):
+        message = f"{caller} needs Moments of a floating dtype: got {like.dtype}; make them with moments(x)"
+        raise TypeError(message)
+    for part in (part for m in many for part in m):
+        check_kin(caller, xp, like, "the parts of Moments", part)
+        if part.shape != like.shape or part.dtype != like.dtype:
+            message = (
+                f"{caller} needs moments of one shape and dtype: got {tuple(like.shape)} of {like.dtype} and "
+                f"{tuple(part.shape)} of {part.dtype}; take them over the same axes, of arrays of one dtype"
+            )
+            raise ValueError(message)
+    return xp

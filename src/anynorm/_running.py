@@ -11,6 +11,7 @@ from ._arrays import (
     LARGEST,
     as_array,
     cast,
+    check_kin,
     default_integer,
     device_of,
     dtypes,
@@ -133,7 +134,8 @@ def population_stats(m: Moments, /, *, correction: float = 1) -> RunningStats:
         raise ValueError(message)
     xp = namespace("population_stats", m.mean)
     steps = xp.ones((), dtype=default_integer(xp, m.mean), device=device_of(xp, m.mean))
-    return RunningStats(m.mean, xp.where(m.count > correction, var, 1.0), steps)
+    known = m.count > cast(xp, correction, m.count.dtype)
+    return RunningStats(m.mean, xp.where(known, var, 1.0), steps)
 
 
 def batch_norm_train(
@@ -284,8 +286,8 @@ def _train(
 ) -> tuple[Array, RunningStats]:
     caller = layout.caller
     if momentum is not None:
-        momentum = number(caller, "momentum", momentum, 0.0, 1.0)
-    correction = number(caller, "correction", correction, 0.0, LARGEST)
+        momentum = number(caller, "momentum", momentum, 0.0, 1.0, x)
+    correction = number(caller, "correction", correction, 0.0, LARGEST, x)
     call = prepare(layout, x, weight, bias, eps, where, sync, stats)
     if call.state is None:
         message = f"{caller} needs a state: got stats=None; start with running_stats(channels, like=x)"
@@ -296,11 +298,14 @@ def _train(
 
 
 def _check_steps(caller: str, x: Array, steps: Any) -> None:
-    if isinstance(steps, int):
+    """Refuse what is not one integer that may count batches."""
+    if isinstance(steps, int) and not isinstance(steps, bool):
+        number(caller, "stats.steps", steps, 0, 2**62)
         return
-    namespace(caller, x, **{"stats.steps": steps})
-    if steps.ndim:
-        message = f"{caller} needs stats.steps to be one integer: got shape {tuple(steps.shape)}"
+    xp = namespace(caller, x)
+    check_kin(caller, xp, x, "stats.steps", steps)
+    if steps.ndim or not xp.isdtype(steps.dtype, "integral"):
+        message = f"{caller} needs stats.steps to be one integer: got shape {tuple(steps.shape)} of {steps.dtype}"
         raise ValueError(message)
 
 
@@ -313,6 +318,7 @@ def _advance(
     if known_statically and 0 in call.x.shape:
         return stats
     count = mean.counts(s.var) if mean.sync is None else s.count
+    correction = cast(xp, correction, count.dtype)
     unbiased = s.var * count / xp.where(count > correction, count - correction, 1.0)
     seen, known = _average(call, count, count > 0), _average(call, count, count > correction)
     share = 1.0 / cast(xp, stats.steps + 1, s.var.dtype) if momentum is None else momentum

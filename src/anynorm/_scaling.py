@@ -56,13 +56,13 @@ def zscore(x: Array, /, *, axis: int | Shape | None = 0, correction: float = 0, 
            [ 1.,  0.]])
     """
     layout = Layout("zscore", shared=axes_of("zscore", axis, rank("zscore", x)))
-    correction = number("zscore", "correction", correction, 0.0, LARGEST)
+    correction = number("zscore", "correction", correction, 0.0, LARGEST, x)
     call = prepare(layout, x, where=where)
     xp = call.xp
     d, s = centre(call.x, call.mean)
     count = call.mean.counts(s.var)
     freedom = count - cast(xp, correction, count.dtype)
-    var = xp.where(freedom > 0, s.var * count / xp.where(freedom > 0, freedom, 1.0), 0.0)
+    var = xp.where(freedom > 0, s.var * (count / xp.where(freedom > 0, freedom, 1.0)), 0.0)
     return call.finish(d * rstd(xp, var, 0.0))
 
 
