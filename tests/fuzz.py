@@ -535,7 +535,7 @@ def floating(backend: Backend, x: Any) -> str:
     name = backend.dtype(x)
     if name in (*REAL, "float128"):
         return name
-    return "float64" if wide_default(backend) else "float32"
+    return "float64" if wide_default(backend) and backend.default_float == "float64" else "float32"
 
 
 def wide_default(backend: Backend) -> bool:
@@ -651,7 +651,7 @@ def attempt(backend: Backend, call: Call) -> Any:
         try:
             outcome = call()
             if backend.library == "dask":
-                for part in flatten(outcome):
+                for part in filter(backend.owns, flatten(outcome)):
                     backend.numpy(part)
         except Exception as error:  # noqa: BLE001  whatever it is, check_exception judges it
             return error

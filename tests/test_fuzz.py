@@ -6,14 +6,19 @@ import numpy as np
 import pytest
 
 import fuzz
+from backends import BACKENDS
 
+FUZZED = ("numpy", "torch", "jax", "strict", "dask")
 SEED, CALLS = 20, {"jax": 60}  # JAX compiles every operation anew for every shape and dtype
 
 
-@pytest.mark.eager
-def test_random_calls_end_in_results_or_documented_exceptions(xp):
-    calls = CALLS.get(xp.library, 300)
-    kinds = fuzz.fuzz(xp, SEED, range(calls))
+LIBRARIES = [pytest.param(b, marks=pytest.mark.library(b.library), id=b.name) for b in BACKENDS if b.name in FUZZED]
+
+
+@pytest.mark.parametrize("backend", LIBRARIES)
+def test_random_calls_end_in_results_or_documented_exceptions(backend):
+    calls = CALLS.get(backend.library, 300)
+    kinds = fuzz.fuzz(backend, SEED, range(calls))
     results = sum(n for kind, n in kinds.items() if kind.endswith(": result"))
     assert sum(kinds.values()) == calls
     assert calls / 4 < results < calls * 19 / 20  # both kinds of call are drawn

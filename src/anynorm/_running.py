@@ -134,6 +134,7 @@ def population_stats(m: Moments, /, *, correction: float = 1) -> RunningStats:
         raise ValueError(message)
     xp = namespace("population_stats", m.mean)
     steps = xp.ones((), dtype=default_integer(xp, m.mean), device=device_of(xp, m.mean))
+    correction = number("population_stats", "correction", correction, 0.0, LARGEST, m.mean)
     known = m.count > cast(xp, correction, m.count.dtype)
     return RunningStats(m.mean, xp.where(known, var, 1.0), steps)
 
