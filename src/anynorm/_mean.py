@@ -70,7 +70,10 @@ class Mean:
         one does. So there the mean of what is left is added, as for the mean of x.
         """
         mean = self.xp.astype(self._mean(a), a.dtype, copy=False)
-        return mean + self._mean(self.select(a - mean)) if library_name(self.xp) == "jax" else mean
+        if library_name(self.xp) != "jax":
+            return mean
+        left = self._mean(self.select(a - mean))
+        return mean + self.xp.where(self.xp.isfinite(mean), left, 0.0)  # squares may leave float32's range
 
     def counts(self, like: Array) -> Array:
         """Return the count of every slice here, in the shape and the dtype of its statistics."""
