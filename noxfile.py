@@ -15,7 +15,7 @@ nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "virtualenv"
 
 PROJECT = nox.project.load_toml("pyproject.toml")
-WORKERS = ("-n", "2")
+WORKERS = ("-n", "3", "--dist", "worksteal")
 
 
 def install(session: nox.Session, *groups: str) -> None:
@@ -25,19 +25,20 @@ def install(session: nox.Session, *groups: str) -> None:
 
 @nox.session
 @nox.parametrize(
-    ("library", "options"),
+    ("library", "helpers"),
     [
-        nox.param("numpy", ("--library", "sklearn", "--library", "scipy", "--library", "rich"), id="numpy"),
+        nox.param("numpy", ("sklearn", "PIL", "scipy", "rich"), id="numpy"),
         nox.param("array_api_strict", (), id="strict"),
         nox.param("torch", (), id="torch"),
-        nox.param("jax", ("--library", "flax"), id="jax"),
-        nox.param("dask", ("--library", "distributed", "--slow"), id="dask"),
+        nox.param("jax", ("flax",), id="jax"),
+        nox.param("dask", ("distributed",), id="dask"),
     ],
 )
-def tests(session: nox.Session, library: str, options: tuple[str, ...]) -> None:
+def tests(session: nox.Session, library: str, helpers: tuple[str, ...]) -> None:
     """Test one array library, against float64 and against its own norms."""
     install(session, "test", library)
-    session.run("pytest", *WORKERS, "--library", library, *options, *session.posargs)
+    needed = [f"--library={name}" for name in (library, *helpers)]
+    session.run("pytest", *WORKERS, "--slow", *needed, *session.posargs)
 
 
 @nox.session(name="tests(cupy)")

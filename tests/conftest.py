@@ -6,6 +6,7 @@ import os
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 
 from backends import BACKENDS, usable
 
@@ -18,11 +19,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
+    # A library other than NumPy takes its time for every new shape: few examples for each, of many libraries.
+    examples = 100 if libraries(config) == ["numpy"] else 10
+    settings.register_profile(
+        "anynorm", max_examples=examples, deadline=None, derandomize=True,
+        suppress_health_check=[HealthCheck.function_scoped_fixture],
+    )  # fmt: skip
+    settings.load_profile("anynorm")
     if usable("jax"):
         import jax
 
         jax.config.update("jax_numpy_dtype_promotion", "strict")
+        # Most of the time goes into compiling small functions: workers share them, and so does the next run.
+        jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("jax")))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def libraries(config: pytest.Config) -> list[str]:

@@ -238,8 +238,9 @@ def test_unknown_chunk_sizes_work_or_say_what_to_do():
     x = x[x[:, 0] > 3]
     y = anynorm.layer_norm(x)
     assert np.array_equal(y.compute(), anynorm.layer_norm(x.compute()))
-    with pytest.raises(ValueError, match="compute_chunk_sizes"):
-        anynorm.batch_norm(x)
+    for norm in (anynorm.batch_norm, lambda a: anynorm.group_norm(a, 2)):
+        with pytest.raises(ValueError, match="compute_chunk_sizes"):
+            norm(x)
 
 
 @pytest.mark.library("jax")

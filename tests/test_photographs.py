@@ -8,7 +8,7 @@ import pytest
 import anynorm
 from oracles import assert_within, centred, widen
 
-pytestmark = pytest.mark.library("sklearn")
+pytestmark = pytest.mark.library("sklearn", "PIL")
 
 CALLS = {
     "layer": (lambda x: anynorm.layer_norm(x, axis=(1, 2, 3), eps=0), (1, 2, 3)),

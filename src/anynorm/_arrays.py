@@ -5,6 +5,7 @@ Libraries, dtypes, axes, shapes and sums live here, and so does every error mess
 
 from __future__ import annotations
 
+import math
 import operator
 import sys
 from contextlib import AbstractContextManager, nullcontext
@@ -353,11 +354,18 @@ def groups_of(caller: str, x: Array, channel: int, num_groups: int) -> int:
             f"num_groups={groups}; use {use or 'a positive number'}"
         )
         raise ValueError(message)
+    if any(math.isnan(size) for size in x.shape):  # Dask's reshape would fail
+        message = (
+            f"{caller} needs to know every size of x, to split it into groups: got x of shape {tuple(x.shape)}; "
+            "call x.compute_chunk_sizes() first"
+        )
+        raise ValueError(message)
     return groups
 
 
 def split(xp: Namespace, a: Array, axis: int, parts: int) -> Array:
-    """Split an axis into (parts, size / parts), or (1, 1) where it only broadcasts: always a view."""
+    """Split an axis into (parts, size / parts), or (1, size) where it only broadcasts or is empty: always a view."""
     size = a.shape[axis]
-    pair = (1, 1) if size == 1 else (parts, size // parts)
-    return xp.reshape(a, (*a.shape[:axis], *pair, *a.shape[axis + 1 :]))
+    if size < 2:  # Dask cannot split an empty axis
+        return xp.expand_dims(a, axis=axis)
+    return xp.reshape(a, (*a.shape[:axis], parts, size // parts, *a.shape[axis + 1 :]))
