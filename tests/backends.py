@@ -35,7 +35,7 @@ class Backend:
         if isinstance(y, tuple):
             parts = [self.numpy(part) for part in y]
             return type(y)(*parts) if hasattr(y, "_fields") else tuple(parts)
-        return y if isinstance(y, int) else self._numpy(y)
+        return y if y is None or isinstance(y, int) else self._numpy(y)
 
     def _numpy(self, y: Any) -> np.ndarray:
         return np.asarray(y)

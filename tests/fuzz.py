@@ -535,7 +535,7 @@ def floating(backend: Backend, x: Any) -> str:
     name = backend.dtype(x)
     if name in (*REAL, "float128"):
         return name
-    return "float64" if wide_default(backend) and backend.default_float == "float64" else "float32"
+    return "float64" if wide_default(backend) else "float32"
 
 
 def wide_default(backend: Backend) -> bool:

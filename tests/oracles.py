@@ -58,6 +58,25 @@ def standardized(x: np.ndarray, axes: tuple[int, ...], eps: float, *, rms: bool 
     return d / np.where(deviation > 0, deviation, 1)
 
 
+def gradient(
+    x: np.ndarray, g: np.ndarray, axes: tuple[int, ...], eps: float = 1e-5, *, rms: bool = False, mask: Any = True
+) -> np.ndarray:
+    """Return the gradient of sum(standardized(x) * g), of what the mask shows and 0 elsewhere."""
+    mask = np.broadcast_to(mask, x.shape)
+    count = np.maximum(mask.sum(axis=axes, keepdims=True), 1)
+
+    def mean(a: np.ndarray) -> np.ndarray:
+        return np.where(mask, a, 0).sum(axis=axes, keepdims=True) / count
+
+    d, g = np.where(mask, widen(x), 0), np.where(mask, g, 0).astype(widen(x).dtype)
+    for _ in range(0 if rms else 2):
+        d = np.where(mask, d - mean(d), 0)
+    deviation = np.sqrt(mean(d * d) + eps)
+    rstd = 1 / np.where(deviation > 0, deviation, np.inf)
+    y = d * rstd
+    return np.where(mask, rstd * (g - (0 if rms else mean(g)) - y * mean(g * y)), 0)
+
+
 @dataclass(frozen=True)
 class Norm:
     """A norm of x with channels on axis 1, and the axes that share statistics after x is reshaped to `split`."""
@@ -68,11 +87,33 @@ class Norm:
     groups: int | None = None
     rms: bool = False
 
+    def split(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape in which the axes are those that share statistics."""
+        return shape if self.groups is None else (shape[0], self.groups, shape[1] // self.groups, *shape[2:])
+
     def oracle(self, x: np.ndarray, eps: float = 1e-5) -> np.ndarray:
-        shape = x.shape
-        if self.groups is not None:
-            x = x.reshape(shape[0], self.groups, shape[1] // self.groups, *shape[2:])
-        return standardized(x, self.axes(len(shape)), eps, rms=self.rms).reshape(shape)
+        split = x.reshape(self.split(x.shape))
+        return standardized(split, self.axes(x.ndim), eps, rms=self.rms).reshape(x.shape)
+
+    def gradient(self, x: np.ndarray, g: np.ndarray, eps: float = 1e-5, mask: Any = True) -> np.ndarray:
+        """Return the gradient of sum(norm(x) * g)."""
+        split, mask = self.split(x.shape), np.broadcast_to(mask, x.shape)
+        a, b, shown = (part.reshape(split) for part in (x, g, mask))
+        return gradient(a, b, self.axes(x.ndim), eps, rms=self.rms, mask=shown).reshape(x.shape)
+
+    def vjp(self, x: Any, **arguments: Any) -> Any:
+        """Return what the norm's namesake in anynorm.vjp returns."""
+        return self.call(x, of=anynorm.vjp, **arguments)
+
+    def runs_along(self, ndim: int) -> tuple[int, ...]:
+        """Return the axes that weight and bias run along."""
+        return self.axes(ndim) if self.rms or self.name.startswith("layer") else (1,)
+
+    def parameter_gradients(self, x: np.ndarray, g: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the gradients of weight and bias of sum(norm(x) * g)."""
+        others = tuple(i for i in range(x.ndim) if i not in self.runs_along(x.ndim))
+        y = self.oracle(x)
+        return (g * y).sum(axis=others), g.astype(y.dtype).sum(axis=others)
 
     def __str__(self) -> str:
         return self.name
@@ -82,14 +123,19 @@ GROUPS = 2
 NORMS = (
     Norm(
         "layer_norm",
-        lambda x, **k: anynorm.layer_norm(x, axis=tuple(range(1, x.ndim)), **k),
+        lambda x, of=anynorm, **k: of.layer_norm(x, axis=tuple(range(1, x.ndim)), **k),
         lambda n: tuple(range(1, n)),
     ),
-    Norm("layer_norm last axis", lambda x, **k: anynorm.layer_norm(x, **k), lambda n: (n - 1,)),
-    Norm("rms_norm", lambda x, **k: anynorm.rms_norm(x, **k), lambda n: (n - 1,), rms=True),
-    Norm("group_norm", lambda x, **k: anynorm.group_norm(x, GROUPS, **k), lambda n: tuple(range(2, n + 1)), GROUPS),
-    Norm("instance_norm", lambda x, **k: anynorm.instance_norm(x, **k), lambda n: tuple(range(2, n))),
-    Norm("batch_norm", lambda x, **k: anynorm.batch_norm(x, **k), lambda n: (0, *range(2, n))),
+    Norm("layer_norm last axis", lambda x, of=anynorm, **k: of.layer_norm(x, **k), lambda n: (n - 1,)),
+    Norm("rms_norm", lambda x, of=anynorm, **k: of.rms_norm(x, **k), lambda n: (n - 1,), rms=True),
+    Norm(
+        "group_norm",
+        lambda x, of=anynorm, **k: of.group_norm(x, GROUPS, **k),
+        lambda n: tuple(range(2, n + 1)),
+        GROUPS,
+    ),
+    Norm("instance_norm", lambda x, of=anynorm, **k: of.instance_norm(x, **k), lambda n: tuple(range(2, n))),
+    Norm("batch_norm", lambda x, of=anynorm, **k: of.batch_norm(x, **k), lambda n: (0, *range(2, n))),
 )
 
 # ------------------------------------------------------------------------------------------------ tolerances

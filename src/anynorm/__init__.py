@@ -1,5 +1,6 @@
 """Batch, layer, instance and group norm for the arrays of any library."""
 
+from . import vjp
 from ._moments import Moments, merge, moments, variance
 from ._norms import batch_norm, group_norm, instance_norm, layer_norm, rms_norm
 from ._running import RunningStats, batch_norm_train, instance_norm_train, population_stats, running_stats
@@ -21,6 +22,7 @@ __all__ = [
     "rms_norm",
     "running_stats",
     "variance",
+    "vjp",
     "zscore",
 ]
 __version__ = "0.1.0"

@@ -264,6 +264,11 @@ def broadcasts(shape: Shape, target: Shape) -> bool:
     return len(shape) == len(target) and all(a in (1, b) for a, b in zip(shape, target, strict=True))
 
 
+def known(xp: Namespace, sizes: Shape | list[Any]) -> bool:
+    """Whether all the sizes are known: some of a Dask array may be NaN."""
+    return library_name(xp) != "dask" or not any(math.isnan(size) for size in sizes)
+
+
 def along(x: Array, axes: Shape) -> Shape:
     """Return the shape that lays an array of the sizes of axes along them, at x's rank."""
     return tuple(size if i in axes else 1 for i, size in enumerate(x.shape))
@@ -324,6 +329,22 @@ def like_x(caller: str, xp: Namespace, name: str, value: Array, dtype: Any) -> A
     return xp.astype(value, dtype, copy=False)
 
 
+def gradient_of(caller: str, xp: Namespace, x: Array, dy: Array, dtype: Any) -> Array:
+    """Return the gradient of the result, which has x's shape, in the dtype to compute in."""
+    caller = f"{caller}'s pullback"
+    check_kin(caller, xp, x, "dy", dy)
+    if tuple(dy.shape) != tuple(x.shape):
+        message = (
+            f"{caller} needs dy of the result's shape {tuple(x.shape)}: got {tuple(dy.shape)}; broadcast it, since a "
+            f"gradient has one value for each element of the result"
+        )
+        raise ValueError(message)
+    if dtypes(caller, library(dy), dy, "dy")[0] != dy.dtype:
+        message = f"{caller} needs dy of a floating dtype: got {dy.dtype}; convert it to {dtype}"
+        raise TypeError(message)
+    return like_x(caller, xp, "dy", dy, dtype)
+
+
 def mask_of(caller: str, xp: Namespace, x: Array, where: Array) -> Array:
     """Return the mask at x's rank."""
     kin = library(where)
@@ -354,7 +375,7 @@ def groups_of(caller: str, x: Array, channel: int, num_groups: int) -> int:
             f"num_groups={groups}; use {use or 'a positive number'}"
         )
         raise ValueError(message)
-    if any(math.isnan(size) for size in x.shape):  # Dask's reshape would fail
+    if not known(library(x), x.shape):  # Dask's reshape would fail
         message = (
             f"{caller} needs to know every size of x, to split it into groups: got x of shape {tuple(x.shape)}; "
             "call x.compute_chunk_sizes() first"

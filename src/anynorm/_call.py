@@ -31,6 +31,11 @@ class Layout(NamedTuple):
     affine: Shape = ()  # the axes that weight and bias run along
     groups: int | None = None  # into how many the channel axis is split: shared then names axes of the split array
 
+    def inner(self, xp: Namespace, a: Array, dtype: Any) -> Array:
+        """Return an array of x's rank as the computation has it: in dtype, its channel axis split into groups."""
+        a = xp.astype(a, dtype, copy=False)
+        return a if self.groups is None else split(xp, a, self.affine[0], self.groups)
+
 
 class Call(NamedTuple):
     """A checked call: x in the dtype to compute in, its mean, and what is to be done to the standardised array."""
@@ -47,20 +52,26 @@ class Call(NamedTuple):
     like: Array  # x as it was given
     dtype: Any  # the result's
 
-    def finish(self, y: Array) -> Array:
-        """Turn the standardised array into the result: x's shape, mask, affine, dtype and chunks."""
-        xp = self.xp
+    def join(self, y: Array) -> Array:
+        """Return what the computation made of x in x's shape, 0 where the mask hides it."""
         if self.layout.groups is not None:
-            y = xp.reshape(y, self.like.shape)
-        if self.mask is not None:
-            y = xp.where(self.mask, y, 0.0)
+            y = self.xp.reshape(y, self.like.shape)
+        return y if self.mask is None else self.xp.where(self.mask, y, 0.0)
+
+    def finish(self, y: Array) -> Array:
+        """Turn the standardised array into the result."""
+        y = self.join(y)
         if self.weight is not None:
             y = y * self.weight
         if self.bias is not None:
             y = y + self.bias
-        y = xp.astype(y, self.dtype, copy=False)
+        return self.narrow(y)
+
+    def narrow(self, y: Array) -> Array:
+        """Return y in the result's dtype, and in x's chunks."""
+        y = self.xp.astype(y, self.dtype, copy=False)
         # Splitting channels into groups may have moved Dask's chunk boundaries; everything else keeps them.
-        return y.rechunk(self.like.chunks) if library_name(xp) == "dask" and y.chunks != self.like.chunks else y
+        return y.rechunk(self.like.chunks) if library_name(self.xp) == "dask" and y.chunks != self.like.chunks else y
 
 
 def prepare(
@@ -86,11 +97,9 @@ def prepare(
         weight = affine_parameter(caller, xp, x, "weight", weight, layout.affine, computing)
     if bias is not None:
         bias = affine_parameter(caller, xp, x, "bias", bias, layout.affine, computing)
-    mask = inner_mask = None if where is None else mask_of(caller, xp, x, where)
-    a = xp.astype(x, computing, copy=False)
+    mask = None if where is None else mask_of(caller, xp, x, where)
     if layout.groups is not None:
-        channel, groups = layout.affine[0], groups_of(caller, x, layout.affine[0], layout.groups)
-        a = split(xp, a, channel, groups)
-        inner_mask = None if mask is None else split(xp, mask, channel, groups)
-    mean = Mean(caller, xp, a, layout.shared, inner_mask, sync)
+        layout = layout._replace(groups=groups_of(caller, x, layout.affine[0], layout.groups))
+    a = layout.inner(xp, x, computing)
+    mean = Mean(caller, xp, a, layout.shared, None if mask is None else layout.inner(xp, mask, mask.dtype), sync)
     return Call(layout, xp, a, mean, eps, weight, bias, mask, state, x, dtype)

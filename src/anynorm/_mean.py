@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from ._arrays import default_integer, has_float64, library_name
+from ._arrays import default_integer, has_float64, known, library_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,7 +39,7 @@ class Mean:
         sync: Callable[[Array], Array] | None = None,
     ) -> None:
         self.xp, self.axes, self.mask, self.sync = xp, axes, mask, sync
-        self.wide = xp.float64 if sums_in_float64(xp, x) else None
+        self.wide = sums_in(xp, x)
         self.count = _count(caller, xp, x, axes, mask)  # elements in a slice: an int, or integers under a mask
         if mask is None:
             self.divisor = float(max(self.count, 1))  # as an int of 2**31 it would overflow in JAX
@@ -54,14 +54,14 @@ class Mean:
         """Return a with 0 where the mask hides it: before it is summed or multiplied, so that it spoils nothing."""
         return a if self.mask is None else self.xp.where(self.mask, a, 0.0)
 
-    def __call__(self, a: Array) -> Array:
-        """Return the mean over each slice of what has been selected, its axes kept at size 1."""
-        part = self.local(a)
+    def __call__(self, *arrays: Array) -> list[Array]:
+        """Return the mean over each slice of each array, masked ones selected, its axes kept at size 1."""
+        parts = [self.local(a) for a in arrays]
         if self.sync is None:
-            return part
-        count = self.counts(part)
-        both = self.sync(self.xp.stack([part * count, count], axis=0))
-        return both[0, ...] / self.xp.where(both[1, ...] > 0, both[1, ...], 1.0)
+            return parts
+        count = self.counts(parts[0])
+        *sums, count = unstack(self.sync(self.xp.stack([part * count for part in parts] + [count], axis=0)))
+        return [total / self.xp.where(count > 0, count, 1.0) for total in sums]
 
     def local(self, a: Array) -> Array:
         """Return the mean over what this replica holds of each slice.
@@ -107,18 +107,22 @@ class Mean:
         return self._sum(a) / self.divisor
 
     def _sum(self, a: Array) -> Array:
-        xp = self.xp
-        if not self.axes:
-            return a
-        if self.wide is not None:
-            return xp.sum(a, axis=self.axes, keepdims=True, dtype=self.wide)
-        if library_name(xp) in ("jax", "torch", "dask"):
-            return xp.sum(a, axis=self.axes, keepdims=True)
-        return sum_in_blocks(xp, a, self.axes)
+        return sum_over(self.xp, a, self.axes, self.wide)
 
 
-def sums_in_float64(xp: Namespace, x: Array) -> bool:
-    """Whether float32 is summed in float64, because the library's own float32 sum would miss the promise.
+def sum_over(xp: Namespace, a: Array, axes: Shape, wide: Any) -> Array:
+    """Sum over axes, which stay at size 1: in the dtype wide, or where that is None as exactly as a's own allows."""
+    if not axes:
+        return a
+    if wide is not None:
+        return xp.sum(a, axis=axes, keepdims=True, dtype=wide)
+    if library_name(xp) in ("jax", "torch", "dask"):
+        return xp.sum(a, axis=axes, keepdims=True)
+    return sum_in_blocks(xp, a, axes)
+
+
+def sums_in(xp: Namespace, x: Array) -> Any:
+    """Return float64 where the library's own float32 sum would miss the promise, else None.
 
     NumPy's does over leading axes: it errs by 6 for (4194304, 4) at offset 1e3. So do the sums that torch.compile
     writes: those of squares err by 5e-6. The sums of JAX and of eager torch are good enough, and a float64 sum takes
@@ -126,24 +130,29 @@ def sums_in_float64(xp: Namespace, x: Array) -> bool:
     """
     name = library_name(xp)
     if x.dtype != xp.float32 or name == "jax" or (name == "torch" and not is_compiling()):
-        return False
-    return name == "numpy" or has_float64(xp, x)
+        return None
+    return xp.float64 if name == "numpy" or has_float64(xp, x) else None
 
 
 def _count(caller: str, xp: Namespace, x: Array, axes: Shape, mask: Array | None) -> Any:
     """Count the elements of a slice in integers, since float sums of ones stop at 2**24."""
-    size = math.prod([x.shape[i] for i in axes])
-    if math.isnan(size):
+    sizes = [x.shape[i] for i in axes]
+    if not known(xp, sizes):
         message = (
             f"{caller} needs to know the sizes of the axes {axes} that it shares statistics over: got x of shape "
             f"{tuple(x.shape)}; call x.compute_chunk_sizes() first"
         )
         raise ValueError(message)
     if mask is None:
-        return size
+        return math.prod(sizes)
     repeats = math.prod([x.shape[i] for i in axes if mask.shape[i] == 1])
     whole = xp.astype(mask, default_integer(xp, x))
     return repeats * (xp.sum(whole, axis=axes, keepdims=True) if axes else whole)
+
+
+def unstack(stack: Array) -> list[Array]:
+    """Return the arrays of a stack (the standard's own unstack is too new for some libraries)."""
+    return [stack[i, ...] for i in range(stack.shape[0])]
 
 
 BLOCK = 128  # a block's sum errs by at most 128 roundings, by about 11 where they are random

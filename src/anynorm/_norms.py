@@ -19,13 +19,15 @@ from typing import TYPE_CHECKING
 
 from ._arrays import axes_of, axis_of, rank
 from ._call import Layout, prepare
-from ._standardize import standardize, standardize_given, standardize_rms
+from ._standardize import centre, centre_at_zero, centre_given, standardize
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ._arrays import Array, Shape
+    from ._call import Call
     from ._running import RunningStats
+    from ._standardize import Statistics
 
 # ---------------------------------------------------------------------------------- which axes
 
@@ -129,7 +131,7 @@ def layer_norm(
            [-0.70710678, -0.70710678,  1.41421356]])
     """
     call = prepare(layer("layer_norm", rank("layer_norm", x), axis), x, weight, bias, eps, where, sync)
-    return call.finish(standardize(call.x, call.mean, call.eps))
+    return finish(call, *centre(call.x, call.mean))
 
 
 def rms_norm(
@@ -182,7 +184,7 @@ def rms_norm(
            [0.        , 0.        ]])
     """
     call = prepare(layer("rms_norm", rank("rms_norm", x), axis), x, weight, bias, eps, where, sync)
-    return call.finish(standardize_rms(call.x, call.mean, call.eps))
+    return finish(call, *centre_at_zero(call.x, call.mean))
 
 
 def group_norm(
@@ -244,7 +246,7 @@ def group_norm(
     """
     layout = group("group_norm", rank("group_norm", x), channel_axis, num_groups)
     call = prepare(layout, x, weight, bias, eps, where, sync)
-    return call.finish(standardize(call.x, call.mean, call.eps))
+    return finish(call, *centre(call.x, call.mean))
 
 
 def instance_norm(
@@ -302,7 +304,8 @@ def instance_norm(
             [-1.,  1.]]])
     """
     layout = instance("instance_norm", rank("instance_norm", x), channel_axis)
-    return _normalize(layout, x, stats, weight, bias, eps, where, sync)
+    call = prepare(layout, x, weight, bias, eps, where, sync, stats)
+    return finish(call, *centre_by(call))
 
 
 def batch_norm(
@@ -365,24 +368,23 @@ def batch_norm(
            [1., 3.]])
     """
     layout = batch("batch_norm", rank("batch_norm", x), channel_axis)
-    return _normalize(layout, x, stats, weight, bias, eps, where, sync)
-
-
-def _normalize(
-    layout: Layout,
-    x: Array,
-    stats: RunningStats | None,
-    weight: Array | None,
-    bias: Array | None,
-    eps: float,
-    where: Array | None,
-    sync: Callable[[Array], Array] | None,
-) -> Array:
-    """Normalise with x's own statistics, or with those given."""
-    if stats is not None and sync is not None:
-        message = f"{layout.caller} with stats= has nothing to sync: got both; leave sync out, or stats"
-        raise ValueError(message)
     call = prepare(layout, x, weight, bias, eps, where, sync, stats)
+    return finish(call, *centre_by(call))
+
+
+# ---------------------------------------------------------------------------------- what they share
+
+
+def centre_by(call: Call) -> tuple[Array, Statistics]:
+    """Return x less its own mean, or less that of the statistics given, and those statistics."""
     if call.state is None:
-        return call.finish(standardize(call.x, call.mean, call.eps))
-    return call.finish(standardize_given(call.x, call.mean, call.state.mean, call.state.var, call.eps))
+        return centre(call.x, call.mean)
+    if call.mean.sync is not None:
+        message = f"{call.layout.caller} with stats= has nothing to sync: got both; leave sync out, or stats"
+        raise ValueError(message)
+    return centre_given(call.x, call.mean, call.state.mean, call.state.var)
+
+
+def finish(call: Call, d: Array, s: Statistics) -> Array:
+    """Return the norm of x, given x less its mean and its statistics."""
+    return call.finish(standardize(call.xp, d, s.var, call.eps))

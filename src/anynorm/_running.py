@@ -23,8 +23,8 @@ from ._arrays import (
 from ._call import prepare
 from ._mean import Mean
 from ._moments import variance
-from ._norms import batch, instance
-from ._standardize import centre, rstd
+from ._norms import batch, finish, instance
+from ._standardize import centre
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -208,7 +208,8 @@ def batch_norm_train(
     RunningStats(mean=array([ 1., 10.]), var=array([  1.5, 100.5]), steps=array(1))
     """
     layout = batch("batch_norm_train", rank("batch_norm_train", x), channel_axis)
-    return _train(layout, x, stats, weight, bias, momentum, correction, eps, where, sync)
+    call, d, s, new = train(layout, x, stats, weight, bias, momentum, correction, eps, where, sync)
+    return finish(call, d, s), new
 
 
 def instance_norm_train(
@@ -270,10 +271,11 @@ def instance_norm_train(
     RunningStats(mean=array([11.]), var=array([101.]), steps=array(1))
     """
     layout = instance("instance_norm_train", rank("instance_norm_train", x), channel_axis)
-    return _train(layout, x, stats, weight, bias, momentum, correction, eps, where, sync)
+    call, d, s, new = train(layout, x, stats, weight, bias, momentum, correction, eps, where, sync)
+    return finish(call, d, s), new
 
 
-def _train(
+def train(
     layout: Layout,
     x: Array,
     stats: RunningStats,
@@ -284,7 +286,8 @@ def _train(
     eps: float,
     where: Array | None,
     sync: Callable[[Array], Array] | None,
-) -> tuple[Array, RunningStats]:
+) -> tuple[Call, Array, Statistics, RunningStats]:
+    """Return the call, x less its mean, its statistics, and the state that has seen it."""
     caller = layout.caller
     if momentum is not None:
         momentum = number(caller, "momentum", momentum, 0.0, 1.0, x)
@@ -295,7 +298,7 @@ def _train(
         raise TypeError(message)
     _check_steps(caller, x, stats.steps)
     d, s = centre(call.x, call.mean)
-    return call.finish(d * rstd(call.xp, s.var, call.eps)), _advance(stats, call.state, call, s, momentum, correction)
+    return call, d, s, _advance(stats, call.state, call, s, momentum, correction)
 
 
 def _check_steps(caller: str, x: Array, steps: Any) -> None:
@@ -342,6 +345,6 @@ def _blend(xp: Namespace, given: Array, old: Array, average: Mean, parts: tuple[
     """Move the old mean or variance towards that of the batch, which comes in parts, where the batch has one."""
     dtype = old.dtype if xp.finfo(old.dtype).bits > xp.finfo(parts[0].dtype).bits else parts[0].dtype
     old, share = xp.astype(old, dtype, copy=False), cast(xp, share, dtype)
-    new = sum(xp.astype(average(average.select(part)), dtype, copy=False) for part in parts)
+    new = sum(xp.astype(part, dtype, copy=False) for part in average(*map(average.select, parts)))
     moved = xp.where(average.count > 0, (1 - share) * old + share * new, old)
     return xp.astype(xp.reshape(moved, given.shape), given.dtype, copy=False)

@@ -10,6 +10,7 @@ import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ._arrays import quiet
+from ._mean import unstack
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,36 +20,15 @@ if TYPE_CHECKING:
 
 
 class Statistics(NamedTuple):
-    """How many elements a slice has, their mean, in two parts, and their biased variance, broadcastable to x."""
+    """How many elements a slice has, their mean, in two parts, and their biased variance, broadcastable to x.
+
+    A part of the mean that is None is not subtracted.
+    """
 
     count: Any
-    mean: Array
-    rest: Array
+    mean: Array | None
+    rest: Array | None
     var: Array
-
-
-def standardize(x: Array, mean: Mean, eps: Any) -> Array:
-    """Return x with mean 0 and variance 1 over each of mean's slices."""
-    d, s = centre(x, mean)
-    return d * rstd(mean.xp, s.var, eps)
-
-
-def standardize_rms(x: Array, mean: Mean, eps: Any) -> Array:
-    """Return x with mean square 1 over each of mean's slices."""
-    x = mean.select(x)
-    with quiet(mean.xp):
-        return x * rstd(mean.xp, mean(x * x), eps)
-
-
-def standardize_given(x: Array, mean: Mean, centre: Array, var: Array, eps: Any) -> Array:
-    """Return x standardised with a given centre and variance, to the last digit of a centre wider than x."""
-    xp = mean.xp
-    first = xp.astype(centre, x.dtype, copy=False)
-    with quiet(xp):
-        d = mean.select(x - first)
-        if xp.finfo(centre.dtype).bits > xp.finfo(x.dtype).bits:
-            d = d - xp.astype(centre - xp.astype(first, centre.dtype), x.dtype)
-        return d * rstd(xp, xp.astype(var, x.dtype, copy=False), eps)
 
 
 def centre(x: Array, mean: Mean) -> tuple[Array, Statistics]:
@@ -66,8 +46,39 @@ def centre(x: Array, mean: Mean) -> tuple[Array, Statistics]:
     s = Statistics(mean.count, first, rest, square - rest * rest)
     if mean.sync is not None:
         s = pool(mean.xp, s._replace(count=mean.counts(s.var)), mean.sync)
-        d = mean.select(x - s.mean)
+        return deviation(x, mean, s), s
     return d - s.rest, s
+
+
+def centre_at_zero(x: Array, mean: Mean) -> tuple[Array, Statistics]:
+    """Return x as it is, and its mean square for a variance."""
+    d = mean.select(x)
+    with quiet(mean.xp):
+        (square,) = mean(d * d)
+    return d, Statistics(None, None, None, square)
+
+
+def centre_given(x: Array, mean: Mean, given: Array, var: Array) -> tuple[Array, Statistics]:
+    """Return x less a given mean, to the last digit of one wider than x, and the given statistics in x's dtype."""
+    xp = mean.xp
+    first = xp.astype(given, x.dtype, copy=False)
+    wider = xp.finfo(given.dtype).bits > xp.finfo(x.dtype).bits
+    rest = xp.astype(given - xp.astype(first, given.dtype), x.dtype) if wider else None
+    s = Statistics(None, first, rest, xp.astype(var, x.dtype, copy=False))
+    return deviation(x, mean, s), s
+
+
+def deviation(x: Array, mean: Mean, s: Statistics) -> Array:
+    """Return x less the mean that s has."""
+    with quiet(mean.xp):
+        x = mean.select(x if s.mean is None else x - s.mean)
+        return x if s.rest is None else x - s.rest
+
+
+def standardize(xp: Namespace, d: Array, var: Array, eps: Any) -> Array:
+    """Return d, which is x less its mean, divided by its standard deviation."""
+    with quiet(xp):
+        return d * rstd(xp, var, eps)
 
 
 def pool(xp: Namespace, part: Statistics, total: Callable[[Array], Array]) -> Statistics:
@@ -90,11 +101,6 @@ def pool(xp: Namespace, part: Statistics, total: Callable[[Array], Array]) -> St
     return Statistics(count, first, rest, within + xp.where(between > 0, between, 0.0))
 
 
-def unstack(stack: Array) -> list[Array]:
-    """Return the arrays of a stack (the standard's own unstack is too new for some libraries)."""
-    return [stack[i, ...] for i in range(stack.shape[0])]
-
-
 TINY = 2.0**-120  # large enough to be no zero in float32
 
 
@@ -104,3 +110,25 @@ def rstd(xp: Namespace, var: Array, eps: Any) -> Array:
     if isinstance(eps, float) and eps >= TINY:
         return 1.0 / xp.sqrt(total)
     return 1.0 / xp.sqrt(xp.where(total <= 0, math.inf, total))
+
+
+# Standardising undoes a shift and a scaling of x, so its gradient has no part along either: of g, the gradient of the
+# standardised y, the parts along 1 and along y are lost. Below, what is to be subtracted: their sizes, None where a
+# norm loses nothing. The gradient of x is (g - shift - y * scale) * rstd.
+
+
+def lost(g: Array, y: Array, mean: Mean) -> tuple[Array | None, Array | None]:
+    """Return what g loses where y is x standardised with its own mean and variance."""
+    shift, scale = mean(g, g * y)
+    return shift, scale
+
+
+def lost_at_zero(g: Array, y: Array, mean: Mean) -> tuple[Array | None, Array | None]:
+    """Return what g loses where y is x divided by its root mean square."""
+    (scale,) = mean(g * y)
+    return None, scale
+
+
+def lost_to_none(g: Array, y: Array, mean: Mean) -> tuple[Array | None, Array | None]:  # noqa: ARG001
+    """Return what g loses where y is x standardised with statistics that are none of its own."""
+    return None, None

@@ -1,0 +1,198 @@
+"""Every transformation of JAX, of every norm and of its pullback."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import pytest
+
+import anynorm
+from anynorm import RunningStats, vjp
+from oracles import NORMS, assert_within, data, gradient
+
+pytestmark = pytest.mark.library("jax")
+
+F32 = np.float32
+SHAPE = (8, 4, 3, 5)
+each_norm = pytest.mark.parametrize("norm", NORMS, ids=str)
+TRAIN = ("batch_norm_train", "instance_norm_train")
+
+
+@pytest.fixture
+def x():
+    return data("offset 100", SHAPE)
+
+
+@pytest.fixture
+def g(rng):
+    return rng.standard_normal(SHAPE).astype(F32)
+
+
+def within(actual, exact, bound=2e-6):
+    assert_within(np.asarray(actual), exact, bound * np.abs(exact).max())
+
+
+@each_norm
+def test_jvp(norm, x, g):
+    import jax
+
+    # Within a slice the derivative is a symmetric matrix: what it makes of a tangent is what it makes of a gradient.
+    y, moved = jax.jit(lambda a, t: jax.jvp(norm.call, (a,), (t,)))(x, g)
+    within(y, norm.oracle(x))
+    within(moved, norm.gradient(x, g))
+
+
+@each_norm
+def test_derivatives_of_second_order(norm, rng):
+    import jax
+    from jax.test_util import check_grads
+
+    with jax.enable_x64(True):
+        a, w, b = (jax.numpy.asarray(rng.standard_normal(s)) for s in ((2, 2, 3), (3,), (3,)))
+        if norm.runs_along(3) == (2,):
+            jitted = jax.jit(lambda *p: norm.call(p[0], weight=p[1], bias=p[2]))
+            check_grads(jitted, (a, w, b), order=2, modes=["fwd", "rev"])
+        else:
+            check_grads(jax.jit(norm.call), (a,), order=2, modes=["fwd", "rev"])
+
+
+@each_norm
+def test_a_gradient_of_the_pullback_is_that_of_the_gradient(norm, rng):
+    import jax
+
+    x, g, h = rng.standard_normal((3, 2, 4, 3)).astype(F32)
+
+    def by_pullback(a):
+        return (norm.vjp(a)[1](g)[0] * h).sum()
+
+    def by_jax(a):
+        return (jax.vjp(norm.call, a)[1](g)[0] * h).sum()
+
+    with jax.numpy_dtype_promotion("standard"):
+        within(*(jax.jit(jax.grad(f))(jax.numpy.asarray(x)) for f in (by_pullback, by_jax)), bound=1e-5)
+
+
+@each_norm
+@pytest.mark.parametrize("axis", [0, 2])
+def test_vmap(norm, axis, rng):
+    import jax
+
+    x, g = rng.standard_normal((2, 3, 4, 2, 5)).astype(F32)
+
+    def both(a, dy):
+        y, pullback = norm.vjp(a)
+        return y, pullback(dy)[0]
+
+    moved = (np.moveaxis(a, 0, axis) for a in (x, g))
+    y, dx = jax.jit(jax.vmap(both, in_axes=axis))(*moved)
+    within(y, np.stack([norm.oracle(one) for one in x]))
+    within(dx, np.stack([norm.gradient(*pair) for pair in zip(x, g, strict=True)]))
+
+
+@each_norm
+def test_scan(norm, x):
+    import jax
+
+    def step(carry, _):
+        carry = norm.call(carry + x, eps=1e-3)
+        return carry, carry.sum()
+
+    def loss(a):
+        return jax.lax.scan(step, a, None, length=3)[0].sum()
+
+    last = np.zeros(SHAPE)
+    for _ in range(3):
+        last = norm.oracle(last + x, eps=1e-3)
+    y, _ = jax.jit(lambda a: jax.lax.scan(step, a, None, length=3))(jax.numpy.zeros(SHAPE))
+    # The carry is added to x before the norm, and rounded to x's last place.
+    assert_within(np.asarray(y), last, 3 * np.spacing(F32(104)))
+    assert np.all(np.isfinite(jax.jit(jax.grad(loss))(jax.numpy.zeros(SHAPE))))
+
+
+@each_norm
+def test_checkpoint(norm, x, g):
+    import jax
+
+    dx = jax.jit(jax.grad(lambda a: (jax.checkpoint(norm.call)(a) * g).sum()))(x)
+    within(dx, norm.gradient(x, g))
+
+
+@pytest.mark.parametrize("norm", [n for n in NORMS if n.name != "batch_norm"], ids=str)  # it needs sync=
+def test_shard_map_over_samples(norm, x, g):
+    import jax
+    from jax.sharding import PartitionSpec
+
+    spec = PartitionSpec("batch")
+    mesh = jax.make_mesh((8,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
+
+    @functools.partial(jax.shard_map, mesh=mesh, in_specs=(spec, spec), out_specs=(spec, spec))
+    def both(a, dy):
+        y, pullback = norm.vjp(a)
+        return y, pullback(dy)[0]
+
+    y, dx = jax.jit(both)(x, g)
+    within(y, norm.oracle(x))
+    within(dx, norm.gradient(x, g))
+    within(jax.jit(jax.grad(lambda a: (both(a, g)[0] * g).sum()))(x), norm.gradient(x, g))
+
+
+def test_the_pullback_of_shards_is_that_of_the_whole(x, g):
+    import jax
+    from jax.sharding import PartitionSpec
+
+    psum = functools.partial(jax.lax.psum, axis_name="batch")
+    spec = PartitionSpec("batch")
+    mesh = jax.make_mesh((8,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
+
+    @functools.partial(jax.shard_map, mesh=mesh, in_specs=(spec, spec), out_specs=spec)
+    def pulled(a, dy):
+        return vjp.batch_norm(a, sync=psum)[1](dy)[0]
+
+    within(jax.jit(pulled)(x, g), gradient(x, g, (0, 2, 3)))
+
+
+# ------------------------------------------------------------------------------------------------ state
+
+
+@pytest.mark.parametrize("name", TRAIN)
+def test_a_state_is_carried_through_a_scan(name, rng):
+    import jax
+
+    train, batches = getattr(anynorm, name), rng.standard_normal((5, *SHAPE)).astype(F32) + F32(100)
+    start = anynorm.running_stats(4, like=jax.numpy.asarray(batches))
+
+    @jax.jit
+    def epoch(state, batches):
+        return jax.lax.scan(lambda s, a: train(a, s)[::-1], state, batches)
+
+    last, ys = epoch(start, batches)
+    wide = anynorm.running_stats(4, like=np.zeros(1))
+    for batch, y in zip(batches, ys, strict=True):
+        exact, wide = train(batch.astype(np.float64), wide)
+        within(y, exact)
+    within(last.mean, wide.mean, 1e-6)
+    within(last.var, wide.var, 1e-6)
+    assert int(last.steps) == 5
+
+
+@pytest.mark.parametrize("name", TRAIN)
+def test_an_ensemble_of_states_is_trained_at_once(name, rng):
+    import jax
+
+    train, models = getattr(anynorm, name), 3
+    x, g = rng.standard_normal((2, models, *SHAPE)).astype(F32)
+    states = RunningStats(rng.standard_normal((models, 4)).astype(F32), np.ones((models, 4), F32), np.arange(models))
+
+    def loss(a, dy, state):
+        y, state = train(a, state, momentum=None)
+        return (y * dy).sum(), state
+
+    dx, new = jax.jit(jax.vmap(jax.grad(loss, has_aux=True)))(x, g, jax.tree.map(jax.numpy.asarray, states))
+    axes = (0, 2, 3) if name.startswith("batch") else (2, 3)
+    for i in range(models):
+        within(dx[i], gradient(x[i], g[i], axes))
+        _, exact = train(x[i].astype(np.float64), RunningStats(*(part[i] for part in states)), momentum=None)
+        within(new.mean[i], exact.mean, 1e-6)
+        within(new.var[i], exact.var, 1e-6)
+        assert int(new.steps[i]) == i + 1

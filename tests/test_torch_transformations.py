@@ -1,0 +1,238 @@
+"""Every transformation of PyTorch, of every norm and of its pullback."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import anynorm
+from anynorm import RunningStats
+from oracles import NORMS, assert_within, data, gradient
+
+pytestmark = [
+    pytest.mark.library("torch"),
+    # torch's own, in what it differentiates forward with
+    pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning"),
+]
+
+F32 = np.float32
+SHAPE = (6, 4, 3, 5)
+each_norm = pytest.mark.parametrize("norm", NORMS, ids=str)
+TRAIN = ("batch_norm_train", "instance_norm_train")
+
+
+@pytest.fixture
+def x():
+    return data("offset 100", SHAPE)
+
+
+@pytest.fixture
+def g(rng):
+    return rng.standard_normal(SHAPE).astype(F32)
+
+
+def within(actual, exact, bound=2e-6):
+    assert_within(np.asarray(actual), exact, bound * np.abs(exact).max())
+
+
+def tensors(*arrays, **options):
+    import torch
+
+    return [torch.tensor(a, **options) for a in arrays]
+
+
+@each_norm
+def test_gradcheck_and_gradgradcheck(norm, rng):
+    import torch
+
+    own = tuple((2, 4, 3)[i] for i in norm.runs_along(3))
+    inputs = tensors(*(rng.standard_normal(s) for s in ((2, 4, 3), own, own)), requires_grad=True)
+
+    def call(a, w, b):
+        return norm.call(a, weight=w, bias=b)
+
+    assert torch.autograd.gradcheck(call, inputs, check_forward_ad=True, check_batched_grad=True)
+    assert torch.autograd.gradgradcheck(call, inputs, check_batched_grad=True)
+
+
+@each_norm
+def test_autograd_grad(norm, x, g):
+    import torch
+
+    a, dy = tensors(x, g)
+    (dx,) = torch.autograd.grad(norm.call(a.requires_grad_()), a, dy)
+    within(dx, norm.gradient(x, g))
+
+
+@each_norm
+def test_a_gradient_of_the_pullback_is_that_of_the_gradient(norm, rng):
+    import torch
+
+    x, g, h = tensors(*rng.standard_normal((3, 2, 4, 3)))
+    x.requires_grad_()
+    (by_pullback,) = torch.autograd.grad((norm.vjp(x)[1](g)[0] * h).sum(), x)
+    (dx,) = torch.autograd.grad(norm.call(x), x, g, create_graph=True)
+    (by_torch,) = torch.autograd.grad((dx * h).sum(), x)
+    within(by_pullback, by_torch.numpy(), 1e-12)
+
+
+@each_norm
+def test_functional_gradients(norm, x, g):
+    import torch
+
+    a, dy = tensors(x, g)
+    exact = norm.gradient(x, g)
+    within(torch.func.grad(lambda t: (norm.call(t) * dy).sum())(a), exact)
+    within(torch.func.vjp(norm.call, a)[1](dy)[0], exact)
+    within(torch.func.jvp(norm.call, (a,), (dy,))[1], exact)  # the derivative is a symmetric matrix
+
+
+@each_norm
+@pytest.mark.parametrize("axis", [0, 2])
+def test_vmap(norm, axis, rng):
+    import torch
+
+    x, g = rng.standard_normal((2, 3, 4, 2, 5)).astype(F32)
+
+    def both(a, dy):
+        y, pullback = norm.vjp(a)
+        return y, pullback(dy)[0], torch.func.grad(lambda t: (norm.call(t) * dy).sum())(a)
+
+    moved = tensors(*(np.moveaxis(a, 0, axis) for a in (x, g)))
+    y, dx, also = torch.func.vmap(both, in_dims=axis)(*moved)
+    exact = np.stack([norm.gradient(*pair) for pair in zip(x, g, strict=True)])
+    within(y, np.stack([norm.oracle(one) for one in x]))
+    within(dx, exact)
+    within(also, exact)
+
+
+@each_norm
+def test_hessian(norm, rng):
+    import torch
+
+    x, g = tensors(*rng.standard_normal((2, 2, 2, 2)))
+
+    def loss(a):
+        return (norm.call(a) ** 3 * g).sum()
+
+    matrix = torch.func.hessian(loss)(x).reshape(8, 8)
+    within(matrix, matrix.T.numpy(), 1e-12)
+    step = 1e-5
+    differences = torch.stack(
+        [
+            (torch.func.grad(loss)(x + step * e) - torch.func.grad(loss)(x - step * e)).reshape(8) / (2 * step)
+            for e in torch.eye(8, dtype=x.dtype).reshape(8, 2, 2, 2)
+        ]
+    )
+    within(matrix, differences.numpy(), 1e-7)
+
+
+@each_norm
+def test_compile_breaks_no_graph_and_compiles_again_once_for_other_batch_sizes(norm, rng):
+    import torch
+    from torch._dynamo.testing import CompileCounterWithBackend
+
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("aot_eager")
+    call = torch.compile(norm.call, fullgraph=True, backend=counter)
+    for size in (4, 6, 7, 9):
+        x, g = rng.standard_normal((2, size, 4, 3)).astype(F32)
+        a, dy = tensors(x, g)
+        (dx,) = torch.autograd.grad(call(a.requires_grad_()), a, dy)
+        within(dx, norm.gradient(x, g))
+    assert counter.frame_count <= 2
+
+
+@each_norm
+def test_checkpoint(norm, x, g):
+    import torch
+    from torch.utils.checkpoint import checkpoint
+
+    a, dy = tensors(x, g)
+    (dx,) = torch.autograd.grad(checkpoint(norm.call, a.requires_grad_(), use_reentrant=False), a, dy)
+    within(dx, norm.gradient(x, g))
+
+
+@each_norm
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_autocast_changes_nothing(norm, dtype, x, g):
+    import torch
+
+    a, dy = (t.to(getattr(torch, dtype)) for t in tensors(x, g))
+    results = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            y = norm.call(a.requires_grad_())
+            results.append((y, *torch.autograd.grad(y, a, dy)))
+    for plain, cast in zip(*results, strict=True):
+        assert cast.dtype == a.dtype
+        assert torch.equal(plain, cast)
+
+
+# ------------------------------------------------------------------------------------------------ state
+
+
+@pytest.mark.parametrize("name", TRAIN)
+def test_an_ensemble_of_states_is_trained_at_once(name, rng):
+    import torch
+
+    train, models = getattr(anynorm, name), 3
+    x, g = rng.standard_normal((2, models, *SHAPE)).astype(F32)
+    states = RunningStats(rng.standard_normal((models, 4)).astype(F32), np.ones((models, 4), F32), np.arange(models))
+
+    def loss(a, dy, state):
+        y, state = train(a, state, momentum=None)
+        return (y * dy).sum(), state
+
+    step = torch.func.vmap(torch.func.grad(loss, has_aux=True))
+    dx, new = step(*tensors(x, g), RunningStats(*tensors(*states)))
+    assert isinstance(new, RunningStats)
+    axes = (0, 2, 3) if name.startswith("batch") else (2, 3)
+    for i in range(models):
+        within(dx[i], gradient(x[i], g[i], axes))
+        _, exact = train(x[i].astype(np.float64), RunningStats(*(part[i] for part in states)), momentum=None)
+        within(new.mean[i], exact.mean, 1e-6)
+        within(new.var[i], exact.var, 1e-6)
+        assert int(new.steps[i]) == i + 1
+
+
+def test_models_with_batch_norm_are_stacked_and_called_as_functions(rng):
+    import torch
+
+    class Model(torch.nn.Module):
+        """A linear layer and a batch norm that keeps its state outside itself."""
+
+        def __init__(self):
+            super().__init__()
+            self.linear, self.weight = torch.nn.Linear(5, 4), torch.nn.Parameter(torch.rand(4))
+
+        def forward(self, a, state):
+            return anynorm.batch_norm_train(self.linear(a), state, weight=self.weight)
+
+    models = [Model() for _ in range(3)]
+    parameters, buffers = torch.func.stack_module_state(models)
+    (x,) = tensors(rng.standard_normal((8, 5)).astype(F32))
+    start = anynorm.running_stats(4, like=x)
+
+    def call(parameters, buffers, state):
+        return torch.func.functional_call(models[0], (parameters, buffers), (x, state))
+
+    states = RunningStats(*(torch.stack([part] * 3) for part in start))
+    ys, new = torch.func.vmap(call)(parameters, buffers, states)
+    for i, model in enumerate(models):
+        y, state = model(x, start)
+        assert torch.allclose(ys[i], y, atol=1e-6)
+        assert torch.allclose(new.var[i], state.var, atol=1e-6)
+        assert torch.allclose(new.mean[i], state.mean, atol=1e-6)
+
+
+def test_torchs_own_batch_norm_refuses_an_ensemble_of_states(rng):
+    import torch
+
+    (x,) = tensors(rng.standard_normal((3, 8, 4)).astype(F32))
+
+    def train(a):
+        return torch.nn.functional.batch_norm(a, torch.zeros(4), torch.ones(4), training=True)
+
+    with pytest.raises(RuntimeError, match="vmap"):
+        torch.func.vmap(train)(x)
