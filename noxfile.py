@@ -20,7 +20,8 @@ WORKERS = ("-n", "3", "--dist", "worksteal")
 
 def install(session: nox.Session, *groups: str) -> None:
     """Install the package beside dependency groups of pyproject.toml."""
-    session.install(*nox.project.dependency_groups(PROJECT, *groups), ".")
+    # Python compiles what is imported; pip would compile everything.
+    session.install("--no-compile", *nox.project.dependency_groups(PROJECT, *groups), ".")
 
 
 @nox.session

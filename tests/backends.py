@@ -123,8 +123,8 @@ class Compiled(Torch):
     def run(self, function: Callable[..., Any], *arrays: Any) -> Any:
         import torch
 
-        torch._dynamo.reset()
-        return torch.compile(lambda *a: function(*a), fullgraph=True, backend="aot_eager")(*arrays)
+        with torch._dynamo.config.patch(recompile_limit=10_000):  # many tests call one function
+            return torch.compile(function, fullgraph=True, dynamic=False, backend="aot_eager")(*arrays)
 
 
 class Jax(Backend):
@@ -163,7 +163,7 @@ class Jitted(Jax):
     def run(self, function: Callable[..., Any], *arrays: Any) -> Any:
         import jax
 
-        return jax.jit(lambda *a: function(*a))(*arrays)
+        return jax.jit(function)(*arrays)
 
 
 class Dask(Backend):

@@ -28,6 +28,7 @@ def parameters(norm, shape, rng, dtype="float32"):
     return w, b, w.reshape([size if i in norm.runs_along(len(shape)) else 1 for i, size in enumerate(shape)])
 
 
+@functools.cache
 def pulled(norm):
     """Return a function of x, weight, bias and dy that returns the gradients."""
 
