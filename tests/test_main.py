@@ -92,15 +92,19 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
-def test_every_promise_is_kept(library: str, only: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("options", [(), ("--gradients",)], ids=["norms", "gradients"])
+def test_every_promise_is_kept(
+    library: str, options: tuple[str, ...], only: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
     only(library)
-    status, document = report(capsys)
+    status, document = report(capsys, *options)
     assert status == 0
+    assert document["gradients"] is bool(options)
     assert document["kept"] is True
     rows = [row for row in document["rows"] if row["library"] == library]
     assert [(row["norm"], row["offset"]) for row in rows] == [(n, o) for n in cli.OURS for o in (0, 1e4)]
     for row in rows:
-        assert row["error"] <= row["bound"] == cli.ERROR
+        assert row["error"] <= row["bound"] == pytest.approx(cli.ERROR)
         assert row["kept"] is True
         assert row["note"] is None
         assert row["dtype"] == "float32"
@@ -111,7 +115,7 @@ def test_every_promise_is_kept(library: str, only: Callable[..., None], capsys: 
 def test_json_has_the_documented_structure(only: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
     only()
     _, document = report(capsys)
-    assert set(document) == {"anynorm", "kept", "data", "libraries", "rows"}
+    assert set(document) == {"anynorm", "kept", "gradients", "data", "libraries", "rows"}
     assert document["anynorm"] == anynorm.__version__
     assert document["data"] == {"file": None, "dtype": "float32", "shape": [4, 6, 5, 5], "channel_axis": 1}
     assert [library["name"] for library in document["libraries"]] == list(cli.LIBRARIES)
@@ -144,6 +148,36 @@ def test_a_norm_that_is_off_misses_its_promise(
     assert status == 1
     assert document["kept"] is False
     assert [row["norm"] for row in document["rows"] if not row["kept"]] == ["layer", "layer"]
+
+
+@rendered
+def test_a_gradient_that_is_off_misses_its_promise(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    right = anynorm.vjp.Pullback.__call__
+
+    def off(pullback: anynorm.vjp.Pullback, dy: Any) -> Any:
+        dx, *rest = right(pullback, dy)
+        return dx * dx.dtype.type(1 + 1e-5), *rest
+
+    monkeypatch.setattr(anynorm.vjp.Pullback, "__call__", off)
+    assert cli.main(["check", "--gradients"]) == 1
+    out = capsys.readouterr().out
+    assert "gradients on float32" in out
+    assert "10 of 10 promises MISSED." in out
+    assert cli.main(["check"]) == 0
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "uint8"])
+def test_the_gradients_at_the_users_own_array(
+    dtype: str, save: Callable[..., str], only: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    only()
+    x = (np.random.default_rng(0).standard_normal((3, 5, 4, 6)) * 9 + 100).astype(dtype)
+    status, document = report(capsys, "--gradients", "--input", save(x), "--channel-axis", "-1")
+    assert status == 0, document["rows"]
+    assert {row["dtype"] for row in document["rows"]} == {"float64" if dtype == "uint8" else dtype}
+    assert all(row["difference"] < 1e-2 for row in document["rows"] if dtype != "uint8")  # its squares wrap around
 
 
 @rendered

@@ -1,6 +1,7 @@
 """python -m anynorm: what the library is worth on this machine.
 
-`check` runs every norm on every array library that is installed, and sets its errors beside those of the native norms.
+`check` runs every norm, or its gradient, on every array library that is installed, and sets its errors beside those of
+the native norms.
 
 Array libraries are imported inside functions alone: the command has to start, and to say what is missing, without any.
 """
@@ -44,13 +45,21 @@ def num_groups(x: Array) -> int:
     return next(groups for groups in range(8, 0, -1) if x.shape[1] % groups == 0)
 
 
-OURS: dict[str, Norm] = {
-    "layer": lambda x: anynorm.layer_norm(x, axis=tuple(range(1, x.ndim)), eps=EPS),
-    "rms": lambda x: anynorm.rms_norm(x, axis=tuple(range(1, x.ndim)), eps=EPS),
-    "group": lambda x: anynorm.group_norm(x, num_groups(x), eps=EPS),
-    "instance": lambda x: anynorm.instance_norm(x, eps=EPS),
-    "batch": lambda x: anynorm.batch_norm(x, eps=EPS),
+OURS: dict[str, Callable[..., Any]] = {
+    "layer": lambda x, of=anynorm: of.layer_norm(x, axis=tuple(range(1, x.ndim)), eps=EPS),
+    "rms": lambda x, of=anynorm: of.rms_norm(x, axis=tuple(range(1, x.ndim)), eps=EPS),
+    "group": lambda x, of=anynorm: of.group_norm(x, num_groups(x), eps=EPS),
+    "instance": lambda x, of=anynorm: of.instance_norm(x, eps=EPS),
+    "batch": lambda x, of=anynorm: of.batch_norm(x, eps=EPS),
 }
+
+
+def ours(norm: str, x: Array, dy: Array = None) -> Array:
+    """Return our norm of x, or, given the gradient of that, the gradient of x."""
+    if dy is None:
+        return OURS[norm](x)
+    _, pullback = OURS[norm](x, anynorm.vjp)
+    return pullback(dy)[0]
 
 
 def split(norm: str, x: Array) -> Array:
@@ -67,26 +76,37 @@ def shared(norm: str, ndim: int) -> tuple[int, ...]:
     return (*first, *range(2, ndim))
 
 
-def textbook(xp: Namespace, norm: str, x: Array) -> Array:
-    """Normalise as the formula says, with the library's own mean and variance."""
+def textbook(xp: Namespace, norm: str, x: Array, dy: Array = None) -> Array:
+    """Return the norm of x, or the gradient of x, as the formula says, with the library's own mean and variance."""
     a = split(norm, x)
-    axes = shared(norm, a.ndim)
+    mean = partial(xp.mean, axis=shared(norm, a.ndim), keepdims=True)
     if norm == "rms":
-        y = a / xp.sqrt(xp.mean(a * a, axis=axes, keepdims=True) + EPS)
+        deviation = xp.sqrt(mean(a * a) + EPS)
     else:
-        y = (a - xp.mean(a, axis=axes, keepdims=True)) / xp.sqrt(xp.var(a, axis=axes, keepdims=True) + EPS)
-    return y.reshape(x.shape)
+        deviation = xp.sqrt(xp.var(a, axis=shared(norm, a.ndim), keepdims=True) + EPS)
+        a = a - mean(a)
+    y = a / deviation
+    return (y if dy is None else gradient(norm, split(norm, dy), y, deviation, mean)).reshape(x.shape)
 
 
-def oracle(norm: str, x: Array) -> tuple[Array, Array]:
-    """Return a split NumPy array normalised in a wider dtype, and the deviations it was divided by."""
+def gradient(norm: str, dy: Array, y: Array, deviation: Array, mean: Callable[[Array], Array]) -> Array:
+    """Return the gradient of x by the closed form."""
+    shift = 0.0 if norm == "rms" else mean(dy)
+    return (dy - shift - y * mean(dy * y)) / deviation
+
+
+def oracle(norm: str, x: Array, dy: Array = None) -> tuple[Array, Array]:
+    """Return the norm, or the gradient, of a split NumPy array in a wider dtype, and the deviations divided by."""
     axes = shared(norm, x.ndim)
     d = x.astype("longdouble" if x.dtype.itemsize > 4 else "float64")
     if norm != "rms":
         d = d - d.mean(axis=axes, keepdims=True)
         d = d - d.mean(axis=axes, keepdims=True)  # the wider dtype rounds the first mean, too
     deviation = ((d * d).mean(axis=axes, keepdims=True) + EPS) ** 0.5
-    return d / deviation, deviation
+    y = d / deviation
+    if dy is not None:
+        y = gradient(norm, dy.astype(d.dtype), y, deviation, lambda a: a.mean(axis=axes, keepdims=True))
+    return y, deviation
 
 
 # --------------------------------------------------------------------------------------------------
@@ -181,6 +201,19 @@ def standardize_by(standardize: Any, x: Array) -> Array:
     return standardize(x, axis=tuple(range(1, x.ndim)), epsilon=EPS)
 
 
+def theirs(found: Found, norm: str, x: Array, dy: Array = None) -> Array:
+    """Return the native norm of x, or the gradient of x by the library's own differentiation, or by the textbook."""
+    native = found.rivals[norm]
+    if dy is None:
+        return native(x)
+    if found.name == "torch":
+        x = x.clone().requires_grad_()
+        return import_module("torch").autograd.grad(native(x), x, dy)[0]
+    if found.name == "jax":
+        return import_module("jax").vjp(native, x)[1](dy)[0]
+    return textbook(found.xp, norm, x, dy)
+
+
 def give(found: Found, x: Array) -> Array:
     """Return a NumPy array as one of the library's: for Dask in chunks that split every axis."""
     if found.name == "dask":
@@ -228,6 +261,12 @@ def generated(np: Namespace) -> Data:
     """Return data of unit spread, at every offset."""
     noise = np.random.default_rng(0).standard_normal(SHAPE)
     return Data(None, "float32", SHAPE, 1, tuple((offset, (noise + offset).astype("float32")) for offset in OFFSETS))
+
+
+def noise(np: Namespace, x: Array) -> Array:
+    """Return a gradient for the norm of x, in x's dtype, or float32 where that is of integers."""
+    dtype = x.dtype if x.dtype.kind == "f" else "float32"
+    return np.random.default_rng(1).standard_normal(x.shape).astype(dtype)
 
 
 def loaded(np: Namespace, file: str, channel_axis: int) -> Data:
@@ -291,26 +330,28 @@ class Row(NamedTuple):
     note: str | None = None
 
 
-def measure(np: Namespace, found: Found, norm: str, offset: float | None, x: Array) -> Row:
-    """Run a norm, and its rival, and hold both against the oracle."""
+def measure(np: Namespace, found: Found, norm: str, offset: float | None, x: Array, dy: Array = None) -> Row:
+    """Run a norm, and its rival, and hold both against the oracle; with dy their gradients, in units of the largest."""
     row = Row(found.name, norm, offset)
-    given = give(found, x)
+    given = [give(found, a) for a in (x, dy) if a is not None]
     try:
-        y = take(found, np, OURS[norm](given))
+        y = take(found, np, ours(norm, *given))
     except Exception as problem:  # whatever it raises, a promise is missed
         return row._replace(note=f"failed: {say(problem)}")
     # A library may have narrowed x, and turned integers into its default float: what it has made of x is what counts.
-    x = take(found, np, given).astype(y.dtype, copy=False)
-    exact, deviation = oracle(norm, split(norm, x))
-    bound = promised(np, norm, split(norm, x), exact, deviation)
-    errors = abs(split(norm, y) - exact)
-    error, largest = float(errors.max()), abs(exact).max().astype(y.dtype)
+    x, *rest = (split(norm, take(found, np, a).astype(y.dtype, copy=False)) for a in given)
+    exact, deviation = oracle(norm, x, *rest)
+    unit = abs(exact).max() if rest else 1.0
+    bound = promised(np, norm, x, exact, deviation, unit) / unit
+    errors = abs(split(norm, y) - exact) / unit
+    error, largest = float(errors.max()), abs(exact / unit).max().astype(y.dtype)
     row = row._replace(dtype=y.dtype.name, error=error, bound=float(np.max(bound)), kept=bool(np.all(errors <= bound)))
     try:
-        rival = take(found, np, quietly(found.rivals[norm], give(found, x)))
+        rival = take(found, np, quietly(partial(theirs, found, norm), *given))
     except Exception as problem:  # the native norms refuse shapes and dtypes that ours take
         return row._replace(note=f"the native norm refuses: {say(problem)}")
-    native_error, difference = (float(abs(split(norm, rival) - other).max()) for other in (exact, split(norm, y)))
+    apart = (abs(split(norm, rival) - other).max() / unit for other in (exact, split(norm, y)))
+    native_error, difference = map(float, apart)
     if offset is not None:
         # Never the worse: rounding alone, one last place of the largest result, decides between two that are right.
         fair = difference <= DIFFERENCE if offset == 0 else not error > native_error + float(np.spacing(largest))
@@ -318,22 +359,22 @@ def measure(np: Namespace, found: Found, norm: str, offset: float | None, x: Arr
     return row._replace(native_error=native_error, difference=difference)
 
 
-def promised(np: Namespace, norm: str, x: Array, exact: Array, deviation: Array) -> Array:
-    """Return how far from exact the norm of x may be, for every element or for all."""
+def promised(np: Namespace, norm: str, x: Array, exact: Array, deviation: Array, unit: float) -> Array:
+    """Return how far from exact a result may be, for every element or for all; unit is 1, or the largest gradient."""
     largest = abs(exact).max()
     if x.dtype == "float64":
         digits = abs(x).max(axis=shared(norm, x.ndim), keepdims=True) / deviation  # that x's offset takes from it
-        return np.maximum(1e-14 * (1 + largest), 4 * sys.float_info.epsilon * digits)
-    single = ERROR * max(1.0, largest / UNIT)
+        return np.maximum(1e-14 * (unit + largest), 4 * sys.float_info.epsilon * digits * unit)
+    single = ERROR * max(unit, largest / UNIT)
     # float16 is computed in float32 and rounded once.
     return single if x.dtype == "float32" else np.maximum(np.spacing(abs(exact).astype(x.dtype)), single)
 
 
-def quietly(function: Norm, x: Array) -> Array:
+def quietly(function: Callable[..., Array], *arrays: Array) -> Array:
     """Call what is not ours without its warnings: the table says what has come of it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return function(x)
+        return function(*arrays)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -345,6 +386,7 @@ class Report(NamedTuple):
     """Everything the check has to say."""
 
     data: Data
+    gradients: bool
     libraries: list[Found]
     rows: list[Row]
 
@@ -363,6 +405,7 @@ def as_json(report: Report) -> str:
     document = {
         "anynorm": anynorm.__version__,
         "kept": not report.missed,
+        "gradients": report.gradients,
         "data": {key: getattr(data, key) for key in ("file", "dtype", "shape", "channel_axis")},
         "libraries": [
             {key: getattr(found, key) for key in ("name", "version", "problem", "native")} for found in report.libraries
@@ -386,7 +429,8 @@ def heading(report: Report) -> list[str]:
     """Return what the norms were run on, and a line for every library."""
     data = report.data
     what = f"{data.file}: {data.dtype}" if data.file else f"{data.dtype} of unit spread,"
-    title = f"anynorm {anynorm.__version__} on {what} {data.shape}, channels on axis {data.channel_axis}"
+    run = ", gradients" if report.gradients else ""
+    title = f"anynorm {anynorm.__version__}{run} on {what} {data.shape}, channels on axis {data.channel_axis}"
     width = max(len(found.version or "") for found in report.libraries)
     return [title, "", *(f"{found.name:<7}{state(found, width)}" for found in report.libraries)]
 
@@ -428,14 +472,23 @@ PROMISES = {
     "float32": f"in float32, {short(ERROR, 0)}, times the largest result / {UNIT:g} where that is above 1",
     "float64": "in float64, 1e-14 times 1 + the largest result, or four last places of x",
 }
+GRADIENT_PROMISES = {
+    "float16": f"in float16, one last place of the gradient, or {short(ERROR, 0)}",
+    "float32": f"in float32, {short(ERROR, 0)}",
+    "float64": "in float64, 2e-14, or four last places of x",
+}
 
 
 def legend(report: Report) -> list[str]:
     """Return what the columns mean, what is promised, and what went wrong."""
     lines = ["Errors: the largest distances from float64. Difference: between the two norms."]
+    if report.gradients:
+        lines += ["Both are of the gradient of x, in units of the largest. The native one is by the library's own"]
+        lines += ["differentiation; where there is none, by the textbook's closed form."]
     if report.data.file:
         dtypes = sorted({row.dtype for row in report.rows if row.dtype})
-        lines += ["Promised: an error of at most", *(f"  {PROMISES[dtype]}" for dtype in dtypes)]
+        promises = GRADIENT_PROMISES if report.gradients else PROMISES
+        lines += ["Promised: an error of at most", *(f"  {promises[dtype]}" for dtype in dtypes)]
     else:
         error, difference = short(ERROR, 0), short(DIFFERENCE, 0)
         lines += [f"Promised: an error of at most {error}; a difference of at most {difference} at offset 0;"]
@@ -526,6 +579,9 @@ what is promised:
     in float32  within 2e-6, times the largest result / 8 where that is above 1,
     in float64  within 1e-14 times 1 + the largest result, or four last places
                 of x, whichever is more.
+  With --gradients all this holds of the gradient of x, by the pullbacks of
+  anynorm.vjp, in units of the largest gradient. The native gradient is torch's
+  or JAX's own; elsewhere the textbook's closed form.
   Integers become each library's default float. JAX computes float64 only with
   JAX_ENABLE_X64=1 in the environment.
 
@@ -537,6 +593,7 @@ exit status:
 --json prints one object:
   anynorm    the version
   kept       whether every promise is kept
+  gradients  whether the rows are of gradients
   data       file (null: generated), dtype, shape, channel_axis
   libraries  of each: name, version, problem (null: usable), native (what it is
              compared with)
@@ -548,6 +605,7 @@ exit status:
 examples:
   python -m anynorm check
   python -m anynorm check --input photographs.npy --channel-axis -1
+  python -m anynorm check --gradients
   python -m anynorm check --json | python -m json.tool"""
 
 
@@ -562,9 +620,10 @@ def check(arguments: argparse.Namespace, refuse: Callable[[str], NoReturn]) -> i
         refuse(str(error))
     libraries = [find(name) for name in watched(tuple(LIBRARIES), "importing {}".format)]
     usable = [found for found in libraries if not found.problem]
-    jobs = [(found, norm, *array) for found in usable for norm in OURS for array in data.arrays]
+    arrays = [(offset, x, noise(numpy.xp, x) if arguments.gradients else None) for offset, x in data.arrays]
+    jobs = [(found, norm, *array) for found in usable for norm in OURS for array in arrays]
     rows = [measure(numpy.xp, *job) for job in watched(jobs, lambda job: f"{job[0].name}: {job[1]} norm")]
-    report = Report(data, libraries, rows)
+    report = Report(data, arguments.gradients, libraries, rows)
     if arguments.json:
         print(as_json(report))
     else:
@@ -592,6 +651,7 @@ def add_check(commands: Any) -> None:
         epilog=DETAILS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--gradients", action="store_true", help="measure the gradients of the norms in their place")
     parser.add_argument("--json", action="store_true", help="print one JSON object, described below, and nothing else")
     parser.add_argument("--input", metavar="FILE.npy", help="run on this array of real numbers, of rank 2 or more")
     parser.add_argument("--channel-axis", type=int, metavar="AXIS", help="where --input has its channels (default: 1)")
