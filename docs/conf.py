@@ -22,6 +22,7 @@ author = "the anynorm authors"
 release = version = anynorm.__version__
 
 extensions = [
+    "matplotlib.sphinxext.plot_directive",
     "myst_parser",
     "sphinx.ext.autodoc",
     "sphinx.ext.doctest",
@@ -29,6 +30,8 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
 ]
+plot_formats = ["svg"]
+plot_html_show_formats = plot_html_show_source_link = False
 exclude_patterns = ["_build", "examples"]
 
 html_theme = "furo"
@@ -51,7 +54,7 @@ doctest_default_flags = doctest.ELLIPSIS
 def check_public_names(_: Sphinx, env: BuildEnvironment) -> None:
     """Warn of every public name that no page of the reference documents."""
     documented = env.domains["py"].data["objects"]
-    for name in anynorm.__all__:
+    for name in (*anynorm.__all__, *(f"vjp.{name}" for name in anynorm.vjp.__all__)):
         if f"anynorm.{name}" not in documented:
             logging.getLogger(__name__).warning("anynorm.%s is public, and no page documents it", name)
 

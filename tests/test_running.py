@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from array_api_compat import array_namespace
 
 import anynorm
 from anynorm import RunningStats
@@ -229,3 +230,33 @@ def test_scan_carries_the_state():
     assert_within(np.asarray(stats.mean), exact[0], 1e-5)
     assert_within(np.asarray(stats.var), exact[1], 1e-5)
     assert int(stats.steps) == 4
+
+
+# ------------------------------------------------------------------------------------------------ a step left out
+
+
+def keep_if_finite(new, old):
+    """The pattern of the guide."""
+    xp = array_namespace(new.mean)
+    finite = xp.all(xp.isfinite(new.mean) & xp.isfinite(new.var))
+    return RunningStats(*(xp.where(finite, a, b) for a, b in zip(new, old, strict=True)))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e30])
+def test_a_step_that_is_not_finite_can_be_left_out(xp, value):
+    good, bad = data("offset 3", (6, 4, 5)), data("offset 3", (6, 4, 5), seed=1)
+    bad[2, 1, 3] = value
+
+    def step(a, state):
+        _, new = anynorm.batch_norm_train(a, state)
+        return keep_if_finite(new, state)
+
+    start = anynorm.running_stats(4, like=xp.array(good))
+    with np.errstate(all="ignore"):  # 1e30 has no square
+        first = xp.run(step, xp.array(good), start)
+        second = xp.run(step, xp.array(bad), first)
+        mean, var, steps = xp.numpy(second)
+    _, exact = anynorm.batch_norm_train(good.astype(np.float64), anynorm.running_stats(4, like=np.zeros(1)))
+    assert_within(mean, exact.mean, 1e-6)
+    assert_within(var, exact.var, 1e-6)
+    assert int(steps) == 1
