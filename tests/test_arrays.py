@@ -257,6 +257,19 @@ def test_traced_numbers_pass():
     assert np.allclose(new.mean, anynorm.batch_norm_train(x, stats, momentum=0.25)[1].mean, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "int32", "bool"])
+def test_an_array_without_axes_gives_one(xp, dtype):
+    x = xp.array(np.ones((), dtype))
+    for norm in (anynorm.layer_norm, anynorm.rms_norm, anynorm.zscore, anynorm.minmax_scale):
+        y = norm(x, axis=None)
+        assert xp.owns(y)
+        assert y.shape == ()
+    y, pullback = anynorm.vjp.layer_norm(x, axis=None)
+    dx, _, _ = pullback(y)
+    assert xp.owns(dx)
+    assert xp.numpy(dx) == 0
+
+
 def test_numpy_scalars_do_as_numbers(xp):
     x = xp.array(np.random.default_rng(0).standard_normal((3, 4)).astype(F32))
     y = anynorm.layer_norm(x, axis=np.int64(1), eps=np.float64(1e-3))

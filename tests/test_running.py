@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from array_api_compat import array_namespace
 
 import anynorm
 from anynorm import RunningStats
+from anynorm._arrays import library
 from oracles import assert_within, data
 
 SHAPE = (6, 4, 5, 3)
@@ -232,12 +232,23 @@ def test_scan_carries_the_state():
     assert int(stats.steps) == 4
 
 
+@pytest.mark.library("jax")
+@pytest.mark.parametrize("mask", [True, False])
+def test_steps_keep_their_dtype_where_jax_counts_in_another(mask):
+    import jax
+
+    with jax.enable_x64(True):
+        x, one = jax.numpy.ones((3, 4), dtype="float32"), jax.numpy.ones(4, dtype="float32")
+        stats = RunningStats(one, one, jax.numpy.asarray(7, dtype="int32"))
+        _, new = anynorm.batch_norm_train(x, stats, where=x > 0 if mask else None)
+    assert (new.steps.dtype, int(new.steps)) == ("int32", 8)
+
+
 # ------------------------------------------------------------------------------------------------ a step left out
 
 
-def keep_if_finite(new, old):
+def keep_if_finite(xp, new, old):
     """The pattern of the guide."""
-    xp = array_namespace(new.mean)
     finite = xp.all(xp.isfinite(new.mean) & xp.isfinite(new.var))
     return RunningStats(*(xp.where(finite, a, b) for a, b in zip(new, old, strict=True)))
 
@@ -245,11 +256,12 @@ def keep_if_finite(new, old):
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e30])
 def test_a_step_that_is_not_finite_can_be_left_out(xp, value):
     good, bad = data("offset 3", (6, 4, 5)), data("offset 3", (6, 4, 5), seed=1)
+    namespace = library(xp.array(good))
     bad[2, 1, 3] = value
 
     def step(a, state):
         _, new = anynorm.batch_norm_train(a, state)
-        return keep_if_finite(new, state)
+        return keep_if_finite(namespace, new, state)
 
     start = anynorm.running_stats(4, like=xp.array(good))
     with np.errstate(all="ignore"):  # 1e30 has no square

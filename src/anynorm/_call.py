@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ._arrays import (
     LARGEST,
     affine_parameter,
+    as_array,
     cast,
     dtypes,
     groups_of,
@@ -70,6 +71,7 @@ class Call(NamedTuple):
     def narrow(self, y: Array) -> Array:
         """Return y in the result's dtype, and in x's chunks."""
         y = self.xp.astype(y, self.dtype, copy=False)
+        y = y if y.ndim else as_array(y)
         # Splitting channels into groups may have moved Dask's chunk boundaries; everything else keeps them.
         return y.rechunk(self.like.chunks) if library_name(self.xp) == "dask" and y.chunks != self.like.chunks else y
 

@@ -326,7 +326,8 @@ def _advance(
     unbiased = s.var * count / xp.where(count > correction, count - correction, 1.0)
     seen, known = _average(call, count, count > 0), _average(call, count, count > correction)
     share = 1.0 / cast(xp, stats.steps + 1, s.var.dtype) if momentum is None else momentum
-    steps = stats.steps + (1 if known_statically else xp.astype(xp.any(count > 0), default_integer(xp, count)))
+    counting = default_integer(xp, count) if isinstance(stats.steps, int) else stats.steps.dtype
+    steps = stats.steps + (1 if known_statically else xp.astype(xp.any(count > 0), counting))
     return RunningStats(
         _blend(xp, stats.mean, state.mean, seen, (s.mean, s.rest), share),
         _blend(xp, stats.var, state.var, known, (unbiased,), share),
