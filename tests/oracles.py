@@ -181,3 +181,8 @@ def assert_within(actual: np.ndarray, exact: np.ndarray, bound: Any) -> None:
     assert np.all(np.isfinite(actual)), "not finite"
     error = np.abs(actual.astype(exact.dtype) - exact)
     assert np.all(error <= bound), f"largest error {np.max(error):.3g}, bound {np.max(bound):.3g}"
+
+
+def assert_near(actual: Any, exact: np.ndarray, bound: float = 2e-6) -> None:
+    """Fail unless actual is within bound of exact everywhere, in units of the largest element."""
+    assert_within(np.asarray(actual), exact, bound * np.abs(exact).max(initial=0.0))

@@ -112,7 +112,7 @@ def layer_norm(
            [0., 0.]]), array([-1.,  1.]), None)
     """
     call = prepare(layer("layer_norm", rank("layer_norm", x), axis), x, weight, bias, eps, where, sync)
-    return _both(call, centre(call.x, call.mean), lost, weight, bias)
+    return _with_pullback(call, centre(call.x, call.mean), lost, weight, bias)
 
 
 def rms_norm(
@@ -165,7 +165,7 @@ def rms_norm(
     array([[ 0.5, -0.5]])
     """
     call = prepare(layer("rms_norm", rank("rms_norm", x), axis), x, weight, bias, eps, where, sync)
-    return _both(call, centre_at_zero(call.x, call.mean), lost_at_zero, weight, bias)
+    return _with_pullback(call, centre_at_zero(call.x, call.mean), lost_at_zero, weight, bias)
 
 
 def group_norm(
@@ -220,7 +220,7 @@ def group_norm(
     """
     layout = group("group_norm", rank("group_norm", x), channel_axis, num_groups)
     call = prepare(layout, x, weight, bias, eps, where, sync)
-    return _both(call, centre(call.x, call.mean), lost, weight, bias)
+    return _with_pullback(call, centre(call.x, call.mean), lost, weight, bias)
 
 
 def instance_norm(
@@ -390,7 +390,7 @@ def batch_norm_train(
     """
     layout = batch("batch_norm_train", rank("batch_norm_train", x), channel_axis)
     call, d, s, new = train(layout, x, stats, weight, bias, momentum, correction, eps, where, sync)
-    y, back = _both(call, (d, s), lost, weight, bias)
+    y, back = _with_pullback(call, (d, s), lost, weight, bias)
     return (y, new), back
 
 
@@ -439,7 +439,7 @@ def instance_norm_train(
     """
     layout = instance("instance_norm_train", rank("instance_norm_train", x), channel_axis)
     call, d, s, new = train(layout, x, stats, weight, bias, momentum, correction, eps, where, sync)
-    y, back = _both(call, (d, s), lost, weight, bias)
+    y, back = _with_pullback(call, (d, s), lost, weight, bias)
     return (y, new), back
 
 
@@ -507,7 +507,7 @@ def _sum_to(xp: Namespace, parameter: Array, laid: Array, gradient: Array) -> Ar
     return xp.astype(xp.reshape(total, parameter.shape), parameter.dtype, copy=False)
 
 
-def _both(
+def _with_pullback(
     call: Call, centred: tuple[Array, Statistics], lost: Lost, weight: Array | None, bias: Array | None
 ) -> tuple[Array, Pullback]:
     d, s = centred
@@ -515,4 +515,4 @@ def _both(
 
 
 def _by_stats(call: Call, weight: Array | None, bias: Array | None) -> tuple[Array, Pullback]:
-    return _both(call, centre_by(call), lost if call.state is None else lost_to_none, weight, bias)
+    return _with_pullback(call, centre_by(call), lost if call.state is None else lost_to_none, weight, bias)
