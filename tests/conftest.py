@@ -32,7 +32,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
         jax.config.update("jax_numpy_dtype_promotion", "strict")
         # Most of the time goes into compiling small functions: workers share them, and so does the next run.
-        jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("jax")))
+        if config.pluginmanager.has_plugin("cacheprovider"):
+            jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("jax")))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
