@@ -82,6 +82,7 @@ ARGUMENTS = {
         "num_groups to be an integer: got 2.0 of type float",
     ),
     "groups as bool": (lambda x: anynorm.group_norm(x, True), ValueError, "num_groups to be an integer: got True"),
+    "no groups": (lambda x: anynorm.group_norm(x, None), ValueError, "num_groups to be an integer: got None"),
     "axis too large": (lambda x: anynorm.layer_norm(x, axis=3), ValueError, "rank 3: got 3; use -3 to 2"),
     "axis too small": (lambda x: anynorm.rms_norm(x, axis=(-4,)), ValueError, "rank 3: got -4; use -3 to 2"),
     "axis repeated": (lambda x: anynorm.layer_norm(x, axis=(2, -1)), ValueError, r"each axis once: got axis=\(2, -1\)"),

@@ -10,7 +10,6 @@ from ._arrays import (
     as_array,
     cast,
     dtypes,
-    groups_of,
     library_name,
     mask_of,
     namespace,
@@ -100,8 +99,6 @@ def prepare(
     if bias is not None:
         bias = affine_parameter(caller, xp, x, "bias", bias, layout.affine, computing)
     mask = None if where is None else mask_of(caller, xp, x, where)
-    if layout.groups is not None:
-        layout = layout._replace(groups=groups_of(caller, x, layout.affine[0], layout.groups))
     a = layout.inner(xp, x, computing)
     mean = Mean(caller, xp, a, layout.shared, None if mask is None else layout.inner(xp, mask, mask.dtype), sync)
     return Call(layout, xp, a, mean, eps, weight, bias, mask, state, x, dtype)

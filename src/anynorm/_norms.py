@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ._arrays import axes_of, axis_of, rank
+from ._arrays import axes_of, axis_of, groups_of, rank
 from ._call import Layout, prepare
 from ._standardize import centre, centre_at_zero, centre_given, standardize
 
@@ -38,11 +38,12 @@ def layer(caller: str, ndim: int, axis: int | Shape) -> Layout:
     return Layout(caller, shared=axes, affine=axes)
 
 
-def group(caller: str, ndim: int, channel_axis: int, num_groups: int) -> Layout:
+def group(caller: str, x: Array, channel_axis: int, num_groups: int) -> Layout:
     """The channels of a group, and the spatial axes: in x with its channel axis split into (G, C / G)."""
-    channel, spatial = channel_and_spatial(caller, ndim, channel_axis)
+    channel, spatial = channel_and_spatial(caller, rank(caller, x), channel_axis)
     shared = (channel + 1, *(i + (i > channel) for i in spatial))
-    return Layout(caller, shared=tuple(sorted(shared)), affine=(channel,), groups=num_groups)
+    groups = groups_of(caller, x, channel, num_groups)
+    return Layout(caller, shared=tuple(sorted(shared)), affine=(channel,), groups=groups)
 
 
 def instance(caller: str, ndim: int, channel_axis: int) -> Layout:
@@ -244,7 +245,7 @@ def group_norm(
     >>> anynorm.group_norm(np.asarray([[1.0, 3.0, 10.0, 30.0]]), 2, eps=0)
     array([[-1.,  1., -1.,  1.]])
     """
-    layout = group("group_norm", rank("group_norm", x), channel_axis, num_groups)
+    layout = group("group_norm", x, channel_axis, num_groups)
     call = prepare(layout, x, weight, bias, eps, where, sync)
     return finish(call, *centre(call.x, call.mean))
 

@@ -218,7 +218,7 @@ def group_norm(
     >>> [gradient.shape for gradient in pullback(y) if gradient is not None]
     [(1, 4), (4,)]
     """
-    layout = group("group_norm", rank("group_norm", x), channel_axis, num_groups)
+    layout = group("group_norm", x, channel_axis, num_groups)
     call = prepare(layout, x, weight, bias, eps, where, sync)
     return _with_pullback(call, centre(call.x, call.mean), lost, weight, bias)
 
