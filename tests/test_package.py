@@ -21,7 +21,18 @@ def python(code):
 
 def test_the_public_names_are_all_of_them():
     public = {name for name, value in vars(anynorm).items() if not name.startswith("_") and not inspect.ismodule(value)}
-    assert sorted(public) == anynorm.__all__
+    assert sorted({*public, "vjp"}) == anynorm.__all__
+
+
+@pytest.mark.parametrize("name", [name for name in anynorm.vjp.__all__ if name != "Pullback"])
+def test_vjp_takes_the_arguments_of_the_norms(name):
+    ours, norms = (inspect.signature(getattr(module, name)) for module in (anynorm.vjp, anynorm))
+    assert ours.parameters == norms.parameters
+
+
+def test_every_norm_has_a_pullback():
+    norms = {name for name in anynorm.__all__ if "_norm" in name}
+    assert norms == set(anynorm.vjp.__all__) - {"Pullback"}
 
 
 def test_importing_anynorm_imports_no_array_library():

@@ -189,6 +189,15 @@ def test_integers_have_the_gradient_of_floats(xp):
     assert_near(xp.numpy(dx), exact)
 
 
+def test_integer_parameters_have_gradients_that_are_no_integers(xp):
+    x, w = xp.array(data("offset 3", (3, 4))), xp.array(np.arange(4))
+    y, pullback = vjp.layer_norm(x, w)
+    _, dw, _ = pullback(y)
+    assert dw.dtype == x.dtype
+    exact = (xp.numpy(y).astype(np.float64) * standardized(data("offset 3", (3, 4)), (1,), 1e-5)).sum(axis=0)
+    assert_near(xp.numpy(dw), exact)
+
+
 @pytest.mark.parametrize("laid", [(1, 4, 1, 1), (4, 1, 5, 6), SHAPE, (1, 1, 1, 1)], ids=str)
 def test_the_gradient_of_a_broadcast_parameter_is_summed_to_its_shape(xp, laid, rng):
     x, dy = data("offset 3", SHAPE), rng.standard_normal(SHAPE).astype(F32)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from ._arrays import axes_of, axis_of, groups_of, rank
 from ._call import Layout, prepare
-from ._standardize import centre, centre_at_zero, centre_given, standardize
+from ._standardize import standardize, standardize_at_zero, standardize_given
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -132,7 +132,7 @@ def layer_norm(
            [-0.70710678, -0.70710678,  1.41421356]])
     """
     call = prepare(layer("layer_norm", rank("layer_norm", x), axis), x, weight, bias, eps, where, sync)
-    return finish(call, *centre(call.x, call.mean))
+    return call.finish(standardize(call.x, call.mean, call.eps)[0])
 
 
 def rms_norm(
@@ -185,7 +185,7 @@ def rms_norm(
            [0.        , 0.        ]])
     """
     call = prepare(layer("rms_norm", rank("rms_norm", x), axis), x, weight, bias, eps, where, sync)
-    return finish(call, *centre_at_zero(call.x, call.mean))
+    return call.finish(standardize_at_zero(call.x, call.mean, call.eps)[0])
 
 
 def group_norm(
@@ -247,7 +247,7 @@ def group_norm(
     """
     layout = group("group_norm", x, channel_axis, num_groups)
     call = prepare(layout, x, weight, bias, eps, where, sync)
-    return finish(call, *centre(call.x, call.mean))
+    return call.finish(standardize(call.x, call.mean, call.eps)[0])
 
 
 def instance_norm(
@@ -306,7 +306,7 @@ def instance_norm(
     """
     layout = instance("instance_norm", rank("instance_norm", x), channel_axis)
     call = prepare(layout, x, weight, bias, eps, where, sync, stats)
-    return finish(call, *centre_by(call))
+    return call.finish(standardize_by(call)[0])
 
 
 def batch_norm(
@@ -370,22 +370,17 @@ def batch_norm(
     """
     layout = batch("batch_norm", rank("batch_norm", x), channel_axis)
     call = prepare(layout, x, weight, bias, eps, where, sync, stats)
-    return finish(call, *centre_by(call))
+    return call.finish(standardize_by(call)[0])
 
 
 # ---------------------------------------------------------------------------------- what they share
 
 
-def centre_by(call: Call) -> tuple[Array, Statistics]:
-    """Return x less its own mean, or less that of the statistics given, and those statistics."""
+def standardize_by(call: Call) -> tuple[Array, Statistics]:
+    """Return x standardised with its own statistics, or with those given, and the statistics."""
     if call.state is None:
-        return centre(call.x, call.mean)
+        return standardize(call.x, call.mean, call.eps)
     if call.mean.sync is not None:
         message = f"{call.layout.caller} with stats= has nothing to sync: got both; leave sync out, or stats"
         raise ValueError(message)
-    return centre_given(call.x, call.mean, call.state.mean, call.state.var)
-
-
-def finish(call: Call, d: Array, s: Statistics) -> Array:
-    """Return the norm of x, given x less its mean and its statistics."""
-    return call.finish(standardize(call.xp, d, s.var, call.eps))
+    return standardize_given(call.x, call.mean, call.state.mean, call.state.var, call.eps)

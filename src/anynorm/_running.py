@@ -23,8 +23,8 @@ from ._arrays import (
 from ._call import prepare
 from ._mean import Mean
 from ._moments import variance
-from ._norms import batch, finish, instance
-from ._standardize import centre
+from ._norms import batch, instance
+from ._standardize import standardize
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -208,8 +208,8 @@ def batch_norm_train(
     RunningStats(mean=array([ 1., 10.]), var=array([  1.5, 100.5]), steps=array(1))
     """
     layout = batch("batch_norm_train", rank("batch_norm_train", x), channel_axis)
-    call, d, s, new = train(layout, x, stats, weight, bias, momentum, correction, eps, where, sync)
-    return finish(call, d, s), new
+    call, y, _, new = train(layout, x, stats, weight, bias, momentum, correction, eps, where, sync)
+    return call.finish(y), new
 
 
 def instance_norm_train(
@@ -271,8 +271,8 @@ def instance_norm_train(
     RunningStats(mean=array([11.]), var=array([101.]), steps=array(1))
     """
     layout = instance("instance_norm_train", rank("instance_norm_train", x), channel_axis)
-    call, d, s, new = train(layout, x, stats, weight, bias, momentum, correction, eps, where, sync)
-    return finish(call, d, s), new
+    call, y, _, new = train(layout, x, stats, weight, bias, momentum, correction, eps, where, sync)
+    return call.finish(y), new
 
 
 def train(
@@ -287,7 +287,7 @@ def train(
     where: Array | None,
     sync: Callable[[Array], Array] | None,
 ) -> tuple[Call, Array, Statistics, RunningStats]:
-    """Return the call, x less its mean, its statistics, and the state that has seen it."""
+    """Return the call, x standardised, its statistics, and the state that has seen it."""
     caller = layout.caller
     if momentum is not None:
         momentum = number(caller, "momentum", momentum, 0.0, 1.0, x)
@@ -297,8 +297,8 @@ def train(
         message = f"{caller} needs a state: got stats=None; start with running_stats(channels, like=x)"
         raise TypeError(message)
     _check_steps(caller, x, stats.steps)
-    d, s = centre(call.x, call.mean)
-    return call, d, s, _advance(stats, call.state, call, s, momentum, correction)
+    y, s = standardize(call.x, call.mean, call.eps)
+    return call, y, s, _advance(stats, call.state, call, s, momentum, correction)
 
 
 def _check_steps(caller: str, x: Array, steps: Any) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ._arrays import LARGEST, axes_of, cast, number, quiet, rank
 from ._call import Layout, prepare
-from ._standardize import centre, standardize
+from ._standardize import centre, divide
 
 if TYPE_CHECKING:
     from ._arrays import Array, Shape
@@ -63,7 +63,7 @@ def zscore(x: Array, /, *, axis: int | Shape | None = 0, correction: float = 0, 
     count = call.mean.counts(s.var)
     freedom = count - cast(xp, correction, count.dtype)
     var = xp.where(freedom > 0, s.var * (count / xp.where(freedom > 0, freedom, 1.0)), 0.0)
-    return call.finish(standardize(xp, d, var, 0.0))
+    return call.finish(divide(xp, d, var, 0.0))
 
 
 def minmax_scale(

@@ -46,39 +46,47 @@ def centre(x: Array, mean: Mean) -> tuple[Array, Statistics]:
     s = Statistics(mean.count, first, rest, square - rest * rest)
     if mean.sync is not None:
         s = pool(mean.xp, s._replace(count=mean.counts(s.var)), mean.sync)
-        return deviation(x, mean, s), s
+        d = mean.select(x - s.mean)
     return d - s.rest, s
 
 
-def centre_at_zero(x: Array, mean: Mean) -> tuple[Array, Statistics]:
-    """Return x as it is, and its mean square for a variance."""
-    d = mean.select(x)
+def divide(xp: Namespace, d: Array, var: Array, eps: Any) -> Array:
+    """Return d, which is x less its mean, divided by its standard deviation."""
+    with quiet(xp):
+        return d * rstd(xp, var, eps)
+
+
+def standardize(x: Array, mean: Mean, eps: Any) -> tuple[Array, Statistics]:
+    """Return x with mean 0 and variance 1 over each slice, and the statistics of the slices."""
+    d, s = centre(x, mean)
+    return divide(mean.xp, d, s.var, eps), s
+
+
+def standardize_at_zero(x: Array, mean: Mean, eps: Any) -> tuple[Array, Statistics]:
+    """Return x with mean square 1 over each slice, and the mean squares for variances."""
+    selected = mean.select(x)
     with quiet(mean.xp):
-        (square,) = mean(d * d)
-    return d, Statistics(None, None, None, square)
+        (square,) = mean(selected * selected)
+    s = Statistics(None, None, None, square)
+    return standardize_with(s, x, mean, eps), s
 
 
-def centre_given(x: Array, mean: Mean, given: Array, var: Array) -> tuple[Array, Statistics]:
-    """Return x less a given mean, to the last digit of one wider than x, and the given statistics in x's dtype."""
+def standardize_given(x: Array, mean: Mean, given: Array, var: Array, eps: Any) -> tuple[Array, Statistics]:
+    """Return x standardised with a given mean, to the last digit of one wider than x, and variance."""
     xp = mean.xp
     first = xp.astype(given, x.dtype, copy=False)
     wider = xp.finfo(given.dtype).bits > xp.finfo(x.dtype).bits
     rest = xp.astype(given - xp.astype(first, given.dtype), x.dtype) if wider else None
     s = Statistics(None, first, rest, xp.astype(var, x.dtype, copy=False))
-    return deviation(x, mean, s), s
+    return standardize_with(s, x, mean, eps), s
 
 
-def deviation(x: Array, mean: Mean, s: Statistics) -> Array:
-    """Return x less the mean that s has."""
+def standardize_with(s: Statistics, x: Array, mean: Mean, eps: Any) -> Array:
+    """Return x standardised with statistics that are known."""
     with quiet(mean.xp):
         x = mean.select(x if s.mean is None else x - s.mean)
-        return x if s.rest is None else x - s.rest
-
-
-def standardize(xp: Namespace, d: Array, var: Array, eps: Any) -> Array:
-    """Return d, which is x less its mean, divided by its standard deviation."""
-    with quiet(xp):
-        return d * rstd(xp, var, eps)
+        x = x if s.rest is None else x - s.rest
+    return divide(mean.xp, x, s.var, eps)
 
 
 def pool(xp: Namespace, part: Statistics, total: Callable[[Array], Array]) -> Statistics:

@@ -18,17 +18,16 @@ from typing import TYPE_CHECKING
 from ._arrays import gradient_of, quiet, rank
 from ._call import prepare
 from ._mean import sum_over, sums_in
-from ._norms import batch, centre_by, finish, group, instance, layer
+from ._norms import batch, group, instance, layer, standardize_by
 from ._running import train
 from ._standardize import (
-    centre,
-    centre_at_zero,
-    deviation,
     lost,
     lost_at_zero,
     lost_to_none,
     rstd,
     standardize,
+    standardize_at_zero,
+    standardize_with,
 )
 
 if TYPE_CHECKING:
@@ -112,7 +111,7 @@ def layer_norm(
            [0., 0.]]), array([-1.,  1.]), None)
     """
     call = prepare(layer("layer_norm", rank("layer_norm", x), axis), x, weight, bias, eps, where, sync)
-    return _with_pullback(call, centre(call.x, call.mean), lost, weight, bias)
+    return _with_pullback(call, standardize(call.x, call.mean, call.eps), lost, weight, bias)
 
 
 def rms_norm(
@@ -165,7 +164,7 @@ def rms_norm(
     array([[ 0.5, -0.5]])
     """
     call = prepare(layer("rms_norm", rank("rms_norm", x), axis), x, weight, bias, eps, where, sync)
-    return _with_pullback(call, centre_at_zero(call.x, call.mean), lost_at_zero, weight, bias)
+    return _with_pullback(call, standardize_at_zero(call.x, call.mean, call.eps), lost_at_zero, weight, bias)
 
 
 def group_norm(
@@ -220,7 +219,7 @@ def group_norm(
     """
     layout = group("group_norm", x, channel_axis, num_groups)
     call = prepare(layout, x, weight, bias, eps, where, sync)
-    return _with_pullback(call, centre(call.x, call.mean), lost, weight, bias)
+    return _with_pullback(call, standardize(call.x, call.mean, call.eps), lost, weight, bias)
 
 
 def instance_norm(
@@ -389,8 +388,8 @@ def batch_norm_train(
            [0., 0.]]), None, array([2., 2.]))
     """
     layout = batch("batch_norm_train", rank("batch_norm_train", x), channel_axis)
-    call, d, s, new = train(layout, x, stats, weight, bias, momentum, correction, eps, where, sync)
-    y, back = _with_pullback(call, (d, s), lost, weight, bias)
+    call, z, s, new = train(layout, x, stats, weight, bias, momentum, correction, eps, where, sync)
+    y, back = _with_pullback(call, (z, s), lost, weight, bias)
     return (y, new), back
 
 
@@ -438,8 +437,8 @@ def instance_norm_train(
     array([4.])
     """
     layout = instance("instance_norm_train", rank("instance_norm_train", x), channel_axis)
-    call, d, s, new = train(layout, x, stats, weight, bias, momentum, correction, eps, where, sync)
-    y, back = _with_pullback(call, (d, s), lost, weight, bias)
+    call, z, s, new = train(layout, x, stats, weight, bias, momentum, correction, eps, where, sync)
+    y, back = _with_pullback(call, (z, s), lost, weight, bias)
     return (y, new), back
 
 
@@ -471,7 +470,8 @@ class Pullback:
         dx : array
             Of the result's shape and dtype. What the mask hides has gradient 0.
         dweight, dbias : array or None
-            Of the shape and dtype of weight and bias. They are sums over this replica alone.
+            Of the shape and dtype of weight and bias, but of a floating dtype where those are integers, and lazy where
+            x is. They are sums over this replica alone.
 
         Raises
         ------
@@ -483,7 +483,7 @@ class Pullback:
         call, s = self._call, self._statistics
         xp, layout, mean, dtype = call.xp, call.layout, call.mean, s.var.dtype
         g = gradient_of(layout.caller, xp, call.like, dy, dtype)
-        y = standardize(xp, deviation(layout.inner(xp, call.like, dtype), mean, s), s.var, call.eps)
+        y = standardize_with(s, layout.inner(xp, call.like, dtype), mean, call.eps)
         # One array lets go of the last: there are never more than three.
         with quiet(xp):
             dweight = None if self._weight is None else _sum_to(xp, self._weight, call.weight, g * call.join(y))
@@ -503,16 +503,17 @@ class Pullback:
 def _sum_to(xp: Namespace, parameter: Array, laid: Array, gradient: Array) -> Array:
     """Sum the gradient of every element over those that share an element of the parameter."""
     axes = tuple(i for i, size in enumerate(laid.shape) if size == 1)
-    total = sum_over(xp, gradient, axes, sums_in(xp, gradient))
-    return xp.astype(xp.reshape(total, parameter.shape), parameter.dtype, copy=False)
+    total = xp.reshape(sum_over(xp, gradient, axes, sums_in(xp, gradient)), parameter.shape)
+    dtype = parameter.dtype if xp.isdtype(parameter.dtype, "real floating") else laid.dtype
+    return xp.astype(total, dtype, copy=False)
 
 
 def _with_pullback(
-    call: Call, centred: tuple[Array, Statistics], lost: Lost, weight: Array | None, bias: Array | None
+    call: Call, standardized: tuple[Array, Statistics], lost: Lost, weight: Array | None, bias: Array | None
 ) -> tuple[Array, Pullback]:
-    d, s = centred
-    return finish(call, d, s), Pullback(call, s, lost, weight, bias)
+    y, s = standardized
+    return call.finish(y), Pullback(call, s, lost, weight, bias)
 
 
 def _by_stats(call: Call, weight: Array | None, bias: Array | None) -> tuple[Array, Pullback]:
-    return _with_pullback(call, centre_by(call), lost if call.state is None else lost_to_none, weight, bias)
+    return _with_pullback(call, standardize_by(call), lost if call.state is None else lost_to_none, weight, bias)
