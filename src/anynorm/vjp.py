@@ -357,7 +357,12 @@ def batch_norm_train(
     where: Array | None = None,
     sync: Callable[[Array], Array] | None = None,
 ) -> tuple[tuple[Array, RunningStats], Pullback]:
-    """Return a training step of batch norm and its pullback, which is that of :func:`batch_norm`.
+    r"""Return a training step of batch norm and its pullback, which is that of :func:`batch_norm`.
+
+    .. math::
+
+        dx = \frac{g - \mathrm{E}_{N,S}[g] - \hat y \, \mathrm{E}_{N,S}[g \hat y]}
+                  {\sqrt{\mathrm{Var}_{N,S}[x] + \epsilon}}, \qquad g = w \cdot dy
 
     Parameters
     ----------
@@ -375,6 +380,10 @@ def batch_norm_train(
     ------
     TypeError, ValueError
         As in :func:`anynorm.batch_norm_train`.
+
+    See Also
+    --------
+    torch.nn.functional.batch_norm : training=True, differentiated by torch, but for the buffers it writes to.
 
     Examples
     --------
@@ -407,7 +416,12 @@ def instance_norm_train(
     where: Array | None = None,
     sync: Callable[[Array], Array] | None = None,
 ) -> tuple[tuple[Array, RunningStats], Pullback]:
-    """Return a training step of instance norm and its pullback, which is that of :func:`instance_norm`.
+    r"""Return a training step of instance norm and its pullback, which is that of :func:`instance_norm`.
+
+    .. math::
+
+        dx = \frac{g - \mathrm{E}_{S}[g] - \hat y \, \mathrm{E}_{S}[g \hat y]}
+                  {\sqrt{\mathrm{Var}_{S}[x] + \epsilon}}, \qquad g = w \cdot dy
 
     Parameters
     ----------
@@ -425,6 +439,10 @@ def instance_norm_train(
     ------
     TypeError, ValueError
         As in :func:`anynorm.instance_norm_train`.
+
+    See Also
+    --------
+    torch.nn.functional.instance_norm : use_input_stats=True, likewise.
 
     Examples
     --------
