@@ -20,8 +20,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # A library other than NumPy takes its time for every new shape: few examples for each, of many libraries.
-    examples = 100 if libraries(config) == ["numpy"] else 10
+    # A library other than NumPy takes its time for every new shape, JAX most: few examples for each, of many libraries.
+    under_test = libraries(config)
+    examples = 100 if under_test == ["numpy"] else 5 if "jax" in under_test else 10
     settings.register_profile(
         "anynorm", max_examples=examples, deadline=None, derandomize=True,
         suppress_health_check=[HealthCheck.function_scoped_fixture],
