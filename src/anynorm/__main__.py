@@ -339,7 +339,8 @@ def measure(np: Namespace, found: Found, norm: str, offset: float | None, x: Arr
     except Exception as problem:  # whatever it raises, a promise is missed
         return row._replace(note=f"failed: {say(problem)}")
     # A library may have narrowed x, and turned integers into its default float: what it has made of x is what counts.
-    x, *rest = (split(norm, take(found, np, a).astype(y.dtype, copy=False)) for a in given)
+    held = [take(found, np, a).astype(y.dtype, copy=False) for a in given]
+    x, *rest = (split(norm, a) for a in held)
     exact, deviation = oracle(norm, x, *rest)
     unit = abs(exact).max() if rest else 1.0
     bound = promised(np, norm, x, exact, deviation, unit) / unit
@@ -347,7 +348,7 @@ def measure(np: Namespace, found: Found, norm: str, offset: float | None, x: Arr
     error, largest = float(errors.max()), abs(exact / unit).max().astype(y.dtype)
     row = row._replace(dtype=y.dtype.name, error=error, bound=float(np.max(bound)), kept=bool(np.all(errors <= bound)))
     try:
-        rival = take(found, np, quietly(partial(theirs, found, norm), *given))
+        rival = take(found, np, quietly(partial(theirs, found, norm), *(give(found, a) for a in held)))
     except Exception as problem:  # the native norms refuse shapes and dtypes that ours take
         return row._replace(note=f"the native norm refuses: {say(problem)}")
     apart = (abs(split(norm, rival) - other).max() / unit for other in (exact, split(norm, y)))
