@@ -242,6 +242,8 @@ def test_unknown_chunk_sizes_work_or_say_what_to_do():
     for norm in (anynorm.batch_norm, lambda a: anynorm.group_norm(a, 2)):
         with pytest.raises(ValueError, match="compute_chunk_sizes"):
             norm(x)
+    with pytest.raises(ValueError, match="compute_chunk_sizes"):
+        anynorm.group_norm(x.T, 2)  # the channels themselves
 
 
 @pytest.mark.library("jax")

@@ -367,18 +367,18 @@ def groups_of(caller: str, x: Array, channel: int, num_groups: int) -> int:
         groups, channels = integer(caller, "num_groups", num_groups), x.shape[channel]
     except TypeError as error:
         raise ValueError(*error.args) from None
+    if not known(library(x), x.shape):  # Dask's reshape would fail
+        message = (
+            f"{caller} needs to know every size of x, to split it into groups: got x of shape {tuple(x.shape)}; "
+            "call x.compute_chunk_sizes() first"
+        )
+        raise ValueError(message)
     if groups < 1 or channels % groups:
         divisors = [str(d) for d in range(1, channels + 1) if channels % d == 0]
         use = " or ".join([", ".join(divisors[:-1]), divisors[-1]] if len(divisors) > 1 else divisors)
         message = (
             f"{caller} needs num_groups to divide the channels: got {channels} channels (x.shape[{channel}]) and "
             f"num_groups={groups}; use {use or 'a positive number'}"
-        )
-        raise ValueError(message)
-    if not known(library(x), x.shape):  # Dask's reshape would fail
-        message = (
-            f"{caller} needs to know every size of x, to split it into groups: got x of shape {tuple(x.shape)}; "
-            "call x.compute_chunk_sizes() first"
         )
         raise ValueError(message)
     return groups
