@@ -1,6 +1,7 @@
 """Batch, layer, instance and group norm for the arrays of any library."""
 
 from . import vjp
+from ._engines import engine
 from ._moments import Moments, merge, moments, variance
 from ._norms import batch_norm, group_norm, instance_norm, layer_norm, rms_norm
 from ._running import RunningStats, batch_norm_train, instance_norm_train, population_stats, running_stats
@@ -11,6 +12,7 @@ __all__ = [
     "RunningStats",
     "batch_norm",
     "batch_norm_train",
+    "engine",
     "group_norm",
     "instance_norm",
     "instance_norm_train",

@@ -288,7 +288,7 @@ def affine_parameter(caller: str, xp: Namespace, x: Array, name: str, value: Arr
 
 
 class State(NamedTuple):
-    """A given mean and variance, laid along x's channels."""
+    """The mean and the variance of a state, laid along x's channels."""
 
     mean: Array
     var: Array
@@ -329,8 +329,8 @@ def like_x(caller: str, xp: Namespace, name: str, value: Array, dtype: Any) -> A
     return xp.astype(value, dtype, copy=False)
 
 
-def gradient_of(caller: str, xp: Namespace, x: Array, dy: Array, dtype: Any) -> Array:
-    """Return the gradient of the result, which has x's shape, in the dtype to compute in."""
+def gradient_of(caller: str, xp: Namespace, x: Array, dy: Array) -> Array:
+    """Return the gradient of the result, which has x's shape, a NumPy one on a Dask array as Dask's."""
     caller = f"{caller}'s pullback"
     check_kin(caller, xp, x, "dy", dy)
     if tuple(dy.shape) != tuple(x.shape):
@@ -340,9 +340,9 @@ def gradient_of(caller: str, xp: Namespace, x: Array, dy: Array, dtype: Any) -> 
         )
         raise ValueError(message)
     if dtypes(caller, library(dy), dy, "dy")[0] != dy.dtype:
-        message = f"{caller} needs dy of a floating dtype: got {dy.dtype}; convert it to {dtype}"
+        message = f"{caller} needs dy of a floating dtype: got {dy.dtype}; convert it to {dtypes(caller, xp, x)[0]}"
         raise TypeError(message)
-    return like_x(caller, xp, "dy", dy, dtype)
+    return dy if library(dy) is xp else xp.asarray(dy)
 
 
 def mask_of(caller: str, xp: Namespace, x: Array, where: Array) -> Array:

@@ -20,42 +20,70 @@ from ._arrays import (
 from ._mean import Mean
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ._arrays import Array, Namespace, Shape, State
 
 
+class Statistics(NamedTuple):
+    """How many elements a slice has, their mean, in two parts, and their biased variance, broadcastable to x.
+
+    A part of the mean that is None is not subtracted.
+    """
+
+    count: Any
+    mean: Array | None
+    rest: Array | None
+    var: Array
+
+    def counts(self, xp: Namespace) -> Array:
+        """Return the count of every slice, in the shape and the dtype of its variance."""
+        count = float(self.count) if isinstance(self.count, int) else xp.astype(self.count, self.var.dtype)
+        return xp.zeros_like(self.var) + count
+
+
 class Layout(NamedTuple):
-    """What tells one norm from another: its axes."""
+    """What tells one norm from another: its axes, and whether it subtracts the mean."""
 
     caller: str
     shared: Shape  # the axes whose elements share one mean and one variance
     affine: Shape = ()  # the axes that weight and bias run along
     groups: int | None = None  # into how many the channel axis is split: shared then names axes of the split array
+    centred: bool = True
 
-    def inner(self, xp: Namespace, a: Array, dtype: Any) -> Array:
-        """Return an array of x's rank as the computation has it: in dtype, its channel axis split into groups."""
-        a = xp.astype(a, dtype, copy=False)
+    def split(self, xp: Namespace, a: Array) -> Array:
+        """Return an array of x's rank with its channel axis split into groups."""
         return a if self.groups is None else split(xp, a, self.affine[0], self.groups)
 
 
 class Call(NamedTuple):
-    """A checked call: x in the dtype to compute in, its mean, and what is to be done to the standardised array."""
+    """A checked call: the arrays, weight and bias laid along x in the dtype to compute in, and what to make of them."""
 
     layout: Layout
     xp: Namespace
     x: Array
-    mean: Mean
-    eps: Any
     weight: Array | None
     bias: Array | None
+    eps: Any
     mask: Array | None
-    state: State | None
-    like: Array  # x as it was given
+    sync: Callable[[Array], Array] | None
+    given: Statistics | None  # what to standardise by, if not by x's own statistics
     dtype: Any  # the result's
+    computing: Any  # the dtype to compute in
+
+    def inner(self, a: Array) -> Array:
+        """Return an array of x's rank as the computation has it: in its dtype, the channel axis split into groups."""
+        return self.layout.split(self.xp, self.xp.astype(a, self.computing, copy=False))
+
+    def mean(self, x: Array) -> Mean:
+        """Return the mean over each slice of arrays like x, which is as the computation has it."""
+        mask = None if self.mask is None else self.layout.split(self.xp, self.mask)
+        return Mean(self.layout.caller, self.xp, x, self.layout.shared, mask, self.sync)
 
     def join(self, y: Array) -> Array:
         """Return what the computation made of x in x's shape, 0 where the mask hides it."""
         if self.layout.groups is not None:
-            y = self.xp.reshape(y, self.like.shape)
+            y = self.xp.reshape(y, self.x.shape)
         return y if self.mask is None else self.xp.where(self.mask, y, 0.0)
 
     def finish(self, y: Array) -> Array:
@@ -72,7 +100,7 @@ class Call(NamedTuple):
         y = self.xp.astype(y, self.dtype, copy=False)
         y = y if y.ndim else as_array(y)
         # Splitting channels into groups may have moved Dask's chunk boundaries; everything else keeps them.
-        return y.rechunk(self.like.chunks) if library_name(self.xp) == "dask" and y.chunks != self.like.chunks else y
+        return y.rechunk(self.x.chunks) if library_name(self.xp) == "dask" and y.chunks != self.x.chunks else y
 
 
 def prepare(
@@ -89,16 +117,25 @@ def prepare(
     caller = layout.caller
     xp = namespace(caller, x, weight=weight, bias=bias, where=where)
     dtype, computing = dtypes(caller, xp, x)
-    state = None if stats is None else state_of(caller, xp, x, stats, layout.affine[0])
+    given = None if stats is None else _given(xp, state_of(caller, xp, x, stats, layout.affine[0]), computing)
     if sync is not None and not callable(sync):
         message = f"{caller} needs sync to be a function that sums an array over the replicas: got {sync!r}"
         raise TypeError(message)
+    if given is not None and sync is not None:
+        message = f"{caller} with stats= has nothing to sync: got both; leave sync out, or stats"
+        raise ValueError(message)
     eps = cast(xp, number(caller, "eps", eps, 0.0, LARGEST, x), computing)
     if weight is not None:
         weight = affine_parameter(caller, xp, x, "weight", weight, layout.affine, computing)
     if bias is not None:
         bias = affine_parameter(caller, xp, x, "bias", bias, layout.affine, computing)
     mask = None if where is None else mask_of(caller, xp, x, where)
-    a = layout.inner(xp, x, computing)
-    mean = Mean(caller, xp, a, layout.shared, None if mask is None else layout.inner(xp, mask, mask.dtype), sync)
-    return Call(layout, xp, a, mean, eps, weight, bias, mask, state, x, dtype)
+    return Call(layout, xp, x, weight, bias, eps, mask, sync, given, dtype, computing)
+
+
+def _given(xp: Namespace, state: State, dtype: Any) -> Statistics:
+    """Return a state as statistics in dtype: exactly, where its mean is of a wider one."""
+    first = xp.astype(state.mean, dtype, copy=False)
+    wider = xp.finfo(state.mean.dtype).bits > xp.finfo(dtype).bits
+    rest = xp.astype(state.mean - xp.astype(first, state.mean.dtype), dtype) if wider else None
+    return Statistics(None, first, rest, xp.astype(state.var, dtype, copy=False))

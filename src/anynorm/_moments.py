@@ -6,8 +6,9 @@ import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from ._arrays import LARGEST, as_array, axes_of, cast, check_kin, is_number, namespace, number, rank
-from ._call import Layout, prepare
-from ._standardize import Statistics, centre, pool
+from ._call import Layout, Statistics, prepare
+from ._engines import statistics
+from ._standardize import pool
 
 if TYPE_CHECKING:
     from ._arrays import Array, Namespace, Shape
@@ -75,8 +76,8 @@ def moments(
     axes = axes_of("moments", axis, rank("moments", x))
     call = prepare(Layout("moments", shared=axes), x, where=where)
     xp = call.xp
-    _, s = centre(call.x, call.mean)
-    count = call.mean.counts(s.var)
+    s = statistics(call)
+    count = s.counts(xp)
     parts = (count, s.mean, s.var * count)
     return Moments(*(as_array(a if keepdims else xp.squeeze(a, axis=axes)) for a in parts))
 

@@ -19,15 +19,13 @@ from typing import TYPE_CHECKING
 
 from ._arrays import axes_of, axis_of, groups_of, rank
 from ._call import Layout, prepare
-from ._standardize import standardize, standardize_at_zero, standardize_given
+from ._engines import normalize
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ._arrays import Array, Shape
-    from ._call import Call
     from ._running import RunningStats
-    from ._standardize import Statistics
 
 # ---------------------------------------------------------------------------------- which axes
 
@@ -36,6 +34,11 @@ def layer(caller: str, ndim: int, axis: int | Shape) -> Layout:
     """The axes named."""
     axes = axes_of(caller, axis, ndim)
     return Layout(caller, shared=axes, affine=axes)
+
+
+def rms(caller: str, ndim: int, axis: int | Shape) -> Layout:
+    """The axes named, whose mean is not subtracted."""
+    return layer(caller, ndim, axis)._replace(centred=False)
 
 
 def group(caller: str, x: Array, channel_axis: int, num_groups: int) -> Layout:
@@ -132,7 +135,7 @@ def layer_norm(
            [-0.70710678, -0.70710678,  1.41421356]])
     """
     call = prepare(layer("layer_norm", rank("layer_norm", x), axis), x, weight, bias, eps, where, sync)
-    return call.finish(standardize(call.x, call.mean, call.eps)[0])
+    return normalize(call)[0]
 
 
 def rms_norm(
@@ -184,8 +187,8 @@ def rms_norm(
     array([[0.84852814, 1.13137085],
            [0.        , 0.        ]])
     """
-    call = prepare(layer("rms_norm", rank("rms_norm", x), axis), x, weight, bias, eps, where, sync)
-    return call.finish(standardize_at_zero(call.x, call.mean, call.eps)[0])
+    call = prepare(rms("rms_norm", rank("rms_norm", x), axis), x, weight, bias, eps, where, sync)
+    return normalize(call)[0]
 
 
 def group_norm(
@@ -247,7 +250,7 @@ def group_norm(
     """
     layout = group("group_norm", x, channel_axis, num_groups)
     call = prepare(layout, x, weight, bias, eps, where, sync)
-    return call.finish(standardize(call.x, call.mean, call.eps)[0])
+    return normalize(call)[0]
 
 
 def instance_norm(
@@ -306,7 +309,7 @@ def instance_norm(
     """
     layout = instance("instance_norm", rank("instance_norm", x), channel_axis)
     call = prepare(layout, x, weight, bias, eps, where, sync, stats)
-    return call.finish(standardize_by(call)[0])
+    return normalize(call)[0]
 
 
 def batch_norm(
@@ -370,17 +373,7 @@ def batch_norm(
     """
     layout = batch("batch_norm", rank("batch_norm", x), channel_axis)
     call = prepare(layout, x, weight, bias, eps, where, sync, stats)
-    return call.finish(standardize_by(call)[0])
+    return normalize(call)[0]
 
 
 # ---------------------------------------------------------------------------------- what they share
-
-
-def standardize_by(call: Call) -> tuple[Array, Statistics]:
-    """Return x standardised with its own statistics, or with those given, and the statistics."""
-    if call.state is None:
-        return standardize(call.x, call.mean, call.eps)
-    if call.mean.sync is not None:
-        message = f"{call.layout.caller} with stats= has nothing to sync: got both; leave sync out, or stats"
-        raise ValueError(message)
-    return standardize_given(call.x, call.mean, call.state.mean, call.state.var, call.eps)

@@ -19,20 +19,20 @@ from ._arrays import (
     namespace,
     number,
     rank,
+    state_of,
 )
 from ._call import prepare
+from ._engines import normalize
 from ._mean import Mean
 from ._moments import variance
 from ._norms import batch, instance
-from ._standardize import standardize
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ._arrays import Array, Namespace, State
-    from ._call import Call, Layout
+    from ._call import Call, Layout, Statistics
     from ._moments import Moments
-    from ._standardize import Statistics
 
 
 class RunningStats(NamedTuple):
@@ -287,18 +287,19 @@ def train(
     where: Array | None,
     sync: Callable[[Array], Array] | None,
 ) -> tuple[Call, Array, Statistics, RunningStats]:
-    """Return the call, x standardised, its statistics, and the state that has seen it."""
+    """Return the call, x normalised, its statistics, and the state that has seen it."""
     caller = layout.caller
     if momentum is not None:
         momentum = number(caller, "momentum", momentum, 0.0, 1.0, x)
     correction = number(caller, "correction", correction, 0.0, LARGEST, x)
-    call = prepare(layout, x, weight, bias, eps, where, sync, stats)
-    if call.state is None:
+    if stats is None:
         message = f"{caller} needs a state: got stats=None; start with running_stats(channels, like=x)"
         raise TypeError(message)
+    call = prepare(layout, x, weight, bias, eps, where, sync)
+    state = state_of(caller, call.xp, x, stats, layout.affine[0])
     _check_steps(caller, x, stats.steps)
-    y, s = standardize(call.x, call.mean, call.eps)
-    return call, y, s, _advance(stats, call.state, call, s, momentum, correction)
+    y, s = normalize(call)
+    return call, y, s, _advance(stats, state, call, s, momentum, correction)
 
 
 def _check_steps(caller: str, x: Array, steps: Any) -> None:
@@ -317,11 +318,11 @@ def _advance(
     stats: RunningStats, state: State, call: Call, s: Statistics, momentum: Any, correction: Any
 ) -> RunningStats:
     """Return the state after a batch of the statistics s."""
-    xp, mean = call.xp, call.mean
-    known_statically = call.mask is None and mean.sync is None
+    xp = call.xp
+    known_statically = call.mask is None and call.sync is None
     if known_statically and 0 in call.x.shape:
         return stats
-    count = mean.counts(s.var) if mean.sync is None else s.count
+    count = s.counts(xp)
     correction = cast(xp, correction, count.dtype)
     unbiased = s.var * count / xp.where(count > correction, count - correction, 1.0)
     seen, known = _average(call, count, count > 0), _average(call, count, count > correction)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ._arrays import LARGEST, axes_of, cast, number, quiet, rank
 from ._call import Layout, prepare
-from ._standardize import centre, divide
+from ._engines import normalize, statistics
 
 if TYPE_CHECKING:
     from ._arrays import Array, Shape
@@ -59,11 +59,11 @@ def zscore(x: Array, /, *, axis: int | Shape | None = 0, correction: float = 0, 
     correction = number("zscore", "correction", correction, 0.0, LARGEST, x)
     call = prepare(layout, x, where=where)
     xp = call.xp
-    d, s = centre(call.x, call.mean)
-    count = call.mean.counts(s.var)
+    s = statistics(call)
+    count = s.counts(xp)
     freedom = count - cast(xp, correction, count.dtype)
     var = xp.where(freedom > 0, s.var * (count / xp.where(freedom > 0, freedom, 1.0)), 0.0)
-    return call.finish(divide(xp, d, var, 0.0))
+    return normalize(call._replace(given=s._replace(var=var)))[0]
 
 
 def minmax_scale(
@@ -117,7 +117,7 @@ def minmax_scale(
     layout = Layout("minmax_scale", shared=axes_of("minmax_scale", axis, rank("minmax_scale", x)))
     low, high = _range(feature_range)
     call = prepare(layout, x, where=where)
-    xp, a, mask, axes = call.xp, call.x, call.mask, layout.shared
+    xp, a, mask, axes = call.xp, call.inner(x), call.mask, layout.shared
     if 0 in a.shape:
         return call.finish(a)
     least = xp.min(a if mask is None else xp.where(mask, a, math.inf), axis=axes, keepdims=True)

@@ -7,28 +7,18 @@ and the rest is what is left of the mean after that: so the offset of the data c
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from ._arrays import quiet
-from ._mean import unstack
+from ._call import Statistics
+from ._mean import sum_over, sums_in, unstack
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ._arrays import Array, Namespace
+    from ._call import Call
     from ._mean import Mean
-
-
-class Statistics(NamedTuple):
-    """How many elements a slice has, their mean, in two parts, and their biased variance, broadcastable to x.
-
-    A part of the mean that is None is not subtracted.
-    """
-
-    count: Any
-    mean: Array | None
-    rest: Array | None
-    var: Array
 
 
 def centre(x: Array, mean: Mean) -> tuple[Array, Statistics]:
@@ -56,10 +46,16 @@ def divide(xp: Namespace, d: Array, var: Array, eps: Any) -> Array:
         return d * rstd(xp, var, eps)
 
 
-def standardize(x: Array, mean: Mean, eps: Any) -> tuple[Array, Statistics]:
-    """Return x with mean 0 and variance 1 over each slice, and the statistics of the slices."""
+def standardize(call: Call) -> tuple[Array, Statistics]:
+    """Return x standardised, and the statistics it was standardised by."""
+    x = call.inner(call.x)
+    mean = call.mean(x)
+    if call.given is not None:
+        return standardize_by(call.given, x, mean, call.eps), call.given
+    if not call.layout.centred:
+        return standardize_at_zero(x, mean, call.eps)
     d, s = centre(x, mean)
-    return divide(mean.xp, d, s.var, eps), s
+    return divide(mean.xp, d, s.var, call.eps), s
 
 
 def standardize_at_zero(x: Array, mean: Mean, eps: Any) -> tuple[Array, Statistics]:
@@ -68,21 +64,11 @@ def standardize_at_zero(x: Array, mean: Mean, eps: Any) -> tuple[Array, Statisti
     with quiet(mean.xp):
         (square,) = mean(selected * selected)
     s = Statistics(None, None, None, square)
-    return standardize_with(s, x, mean, eps), s
+    return standardize_by(s, x, mean, eps), s
 
 
-def standardize_given(x: Array, mean: Mean, given: Array, var: Array, eps: Any) -> tuple[Array, Statistics]:
-    """Return x standardised with a given mean, to the last digit of one wider than x, and variance."""
-    xp = mean.xp
-    first = xp.astype(given, x.dtype, copy=False)
-    wider = xp.finfo(given.dtype).bits > xp.finfo(x.dtype).bits
-    rest = xp.astype(given - xp.astype(first, given.dtype), x.dtype) if wider else None
-    s = Statistics(None, first, rest, xp.astype(var, x.dtype, copy=False))
-    return standardize_with(s, x, mean, eps), s
-
-
-def standardize_with(s: Statistics, x: Array, mean: Mean, eps: Any) -> Array:
-    """Return x standardised with statistics that are known."""
+def standardize_by(s: Statistics, x: Array, mean: Mean, eps: Any) -> Array:
+    """Return x standardised by statistics that are known."""
     with quiet(mean.xp):
         x = mean.select(x if s.mean is None else x - s.mean)
         x = x if s.rest is None else x - s.rest
@@ -120,23 +106,60 @@ def rstd(xp: Namespace, var: Array, eps: Any) -> Array:
     return 1.0 / xp.sqrt(xp.where(total <= 0, math.inf, total))
 
 
-# Standardising undoes a shift and a scaling of x, so its gradient has no part along either: of g, the gradient of the
-# standardised y, the parts along 1 and along y are lost. Below, what is to be subtracted: their sizes, None where a
-# norm loses nothing. The gradient of x is (g - shift - y * scale) * rstd.
+def lost(call: Call, g: Array, y: Array, mean: Mean) -> tuple[Array | None, Array | None]:
+    """Return what is to be subtracted from g, the gradient of the standardised y: how much of 1, and of y.
 
-
-def lost(g: Array, y: Array, mean: Mean) -> tuple[Array | None, Array | None]:
-    """Return what g loses where y is x standardised with its own mean and variance."""
+    Standardising undoes a shift and a scaling of x, so its gradient has no part along either; where the mean or both
+    are none of x's own, nothing is lost.
+    """
+    if call.given is not None:
+        return None, None
+    if not call.layout.centred:
+        return None, *mean(g * y)
     shift, scale = mean(g, g * y)
     return shift, scale
 
 
-def lost_at_zero(g: Array, y: Array, mean: Mean) -> tuple[Array | None, Array | None]:
-    """Return what g loses where y is x divided by its root mean square."""
-    (scale,) = mean(g * y)
-    return None, scale
+# ---------------------------------------------------------------------------------- the array-API engine
 
 
-def lost_to_none(g: Array, y: Array, mean: Mean) -> tuple[Array | None, Array | None]:  # noqa: ARG001
-    """Return what g loses where y is x standardised with statistics that are none of its own."""
-    return None, None
+def normalize(call: Call) -> tuple[Array, Statistics]:
+    """Return the normalised array, and the statistics of its slices."""
+    made = list(standardize(call))
+    s = made.pop()
+    return call.finish(made.pop()), s  # so nothing here holds what finish lets go of
+
+
+def statistics(call: Call) -> Statistics:
+    """Return the statistics of the slices alone."""
+    x = call.inner(call.x)
+    return centre(x, call.mean(x))[1]
+
+
+def pull(call: Call, s: Statistics, dy: Array) -> tuple[Array, Array | None, Array | None]:
+    """Return the gradient of x, given that of the result, and those of weight and bias as they are laid along x."""
+    xp, dtype = call.xp, call.computing
+    g = xp.astype(dy, dtype, copy=False)
+    y = call.inner(call.x)
+    mean = call.mean(y)
+    y = standardize_by(s, y, mean, call.eps)
+    # One array lets go of the last: there are never more than three.
+    with quiet(xp):
+        dweight = None if call.weight is None else _sum_to(xp, call.weight, g * call.join(y))
+        dbias = None if call.bias is None else _sum_to(xp, call.bias, g)
+        g = mean.select(call.inner(g if call.weight is None else g * call.weight))
+        shift, scale = lost(call, g, y, mean)
+        if shift is not None:
+            g = g - shift
+        if scale is not None:
+            y = y * scale
+            g = g - y
+        del y
+        dx = g * rstd(xp, s.var, call.eps)
+    return call.narrow(call.join(dx)), dweight, dbias
+
+
+def _sum_to(xp: Namespace, parameter: Array, gradient: Array) -> Array:
+    """Sum the gradient of every element over those that share an element of the parameter."""
+    axes = tuple(i for i, size in enumerate(parameter.shape) if size == 1)
+    return xp.astype(sum_over(xp, gradient, axes, sums_in(xp, gradient)), parameter.dtype, copy=False)

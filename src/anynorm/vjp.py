@@ -15,31 +15,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ._arrays import gradient_of, quiet, rank
+from ._arrays import gradient_of, rank
 from ._call import prepare
-from ._mean import sum_over, sums_in
-from ._norms import batch, group, instance, layer, standardize_by
+from ._engines import normalize, pull
+from ._norms import batch, group, instance, layer, rms
 from ._running import train
-from ._standardize import (
-    lost,
-    lost_at_zero,
-    lost_to_none,
-    rstd,
-    standardize,
-    standardize_at_zero,
-    standardize_with,
-)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ._arrays import Array, Namespace, Shape
-    from ._call import Call
-    from ._mean import Mean
+    from ._call import Call, Statistics
     from ._running import RunningStats
-    from ._standardize import Statistics
-
-    Lost = Callable[[Array, Array, Mean], tuple[Array | None, Array | None]]
 
 __all__ = [
     "Pullback",
@@ -111,7 +98,7 @@ def layer_norm(
            [0., 0.]]), array([-1.,  1.]), None)
     """
     call = prepare(layer("layer_norm", rank("layer_norm", x), axis), x, weight, bias, eps, where, sync)
-    return _with_pullback(call, standardize(call.x, call.mean, call.eps), lost, weight, bias)
+    return _with_pullback(call, weight, bias)
 
 
 def rms_norm(
@@ -163,8 +150,8 @@ def rms_norm(
     >>> pullback(np.asarray([[1.0, 0.0]]))[0]
     array([[ 0.5, -0.5]])
     """
-    call = prepare(layer("rms_norm", rank("rms_norm", x), axis), x, weight, bias, eps, where, sync)
-    return _with_pullback(call, standardize_at_zero(call.x, call.mean, call.eps), lost_at_zero, weight, bias)
+    call = prepare(rms("rms_norm", rank("rms_norm", x), axis), x, weight, bias, eps, where, sync)
+    return _with_pullback(call, weight, bias)
 
 
 def group_norm(
@@ -219,7 +206,7 @@ def group_norm(
     """
     layout = group("group_norm", x, channel_axis, num_groups)
     call = prepare(layout, x, weight, bias, eps, where, sync)
-    return _with_pullback(call, standardize(call.x, call.mean, call.eps), lost, weight, bias)
+    return _with_pullback(call, weight, bias)
 
 
 def instance_norm(
@@ -278,7 +265,7 @@ def instance_norm(
     (array([[[0.5, 1.5]]]), array([6.]), None)
     """
     layout = instance("instance_norm", rank("instance_norm", x), channel_axis)
-    return _by_stats(prepare(layout, x, weight, bias, eps, where, sync, stats), weight, bias)
+    return _with_pullback(prepare(layout, x, weight, bias, eps, where, sync, stats), weight, bias)
 
 
 def batch_norm(
@@ -340,7 +327,7 @@ def batch_norm(
     (array([[ 0.5, -0.5,  0. ,  0. ]]), array([-1.]))
     """
     layout = batch("batch_norm", rank("batch_norm", x), channel_axis)
-    return _by_stats(prepare(layout, x, weight, bias, eps, where, sync, stats), weight, bias)
+    return _with_pullback(prepare(layout, x, weight, bias, eps, where, sync, stats), weight, bias)
 
 
 def batch_norm_train(
@@ -397,9 +384,8 @@ def batch_norm_train(
            [0., 0.]]), None, array([2., 2.]))
     """
     layout = batch("batch_norm_train", rank("batch_norm_train", x), channel_axis)
-    call, z, s, new = train(layout, x, stats, weight, bias, momentum, correction, eps, where, sync)
-    y, back = _with_pullback(call, (z, s), lost, weight, bias)
-    return (y, new), back
+    call, y, s, new = train(layout, x, stats, weight, bias, momentum, correction, eps, where, sync)
+    return (y, new), Pullback(call, s, weight, bias)
 
 
 def instance_norm_train(
@@ -455,9 +441,8 @@ def instance_norm_train(
     array([4.])
     """
     layout = instance("instance_norm_train", rank("instance_norm_train", x), channel_axis)
-    call, z, s, new = train(layout, x, stats, weight, bias, momentum, correction, eps, where, sync)
-    y, back = _with_pullback(call, (z, s), lost, weight, bias)
-    return (y, new), back
+    call, y, s, new = train(layout, x, stats, weight, bias, momentum, correction, eps, where, sync)
+    return (y, new), Pullback(call, s, weight, bias)
 
 
 # ---------------------------------------------------------------------------------- what they share
@@ -469,11 +454,10 @@ class Pullback:
     It keeps x, which must not be written to before it is called, and the statistics, and nothing else.
     """
 
-    __slots__ = ("_bias", "_call", "_lost", "_statistics", "_weight")
+    __slots__ = ("_bias", "_call", "_statistics", "_weight")
 
-    def __init__(self, call: Call, s: Statistics, lost: Lost, weight: Array | None, bias: Array | None) -> None:
-        self._call = call._replace(x=None)  # where x was cast, it is cast again rather than kept
-        self._statistics, self._lost, self._weight, self._bias = s, lost, weight, bias
+    def __init__(self, call: Call, s: Statistics, weight: Array | None, bias: Array | None) -> None:
+        self._call, self._statistics, self._weight, self._bias = call, s, weight, bias
 
     def __call__(self, dy: Array, /) -> tuple[Array, Array | None, Array | None]:
         """Return (dx, dweight, dbias), None where there was no parameter.
@@ -498,40 +482,20 @@ class Pullback:
         ValueError
             dy is not of the result's shape, or on another device.
         """
-        call, s = self._call, self._statistics
-        xp, layout, mean, dtype = call.xp, call.layout, call.mean, s.var.dtype
-        g = gradient_of(layout.caller, xp, call.like, dy, dtype)
-        y = standardize_with(s, layout.inner(xp, call.like, dtype), mean, call.eps)
-        # One array lets go of the last: there are never more than three.
-        with quiet(xp):
-            dweight = None if self._weight is None else _sum_to(xp, self._weight, call.weight, g * call.join(y))
-            dbias = None if self._bias is None else _sum_to(xp, self._bias, call.bias, g)
-            g = mean.select(layout.inner(xp, g if call.weight is None else g * call.weight, dtype))
-            shift, scale = self._lost(g, y, mean)
-            if shift is not None:
-                g = g - shift
-            if scale is not None:
-                y = y * scale
-                g = g - y
-            del y
-            dx = g * rstd(xp, s.var, call.eps)
-        return call.narrow(call.join(dx)), dweight, dbias
+        call = self._call
+        dy = gradient_of(call.layout.caller, call.xp, call.x, dy)
+        dx, dweight, dbias = pull(call, self._statistics, dy)
+        return dx, _like(call.xp, self._weight, dweight), _like(call.xp, self._bias, dbias)
 
 
-def _sum_to(xp: Namespace, parameter: Array, laid: Array, gradient: Array) -> Array:
-    """Sum the gradient of every element over those that share an element of the parameter."""
-    axes = tuple(i for i, size in enumerate(laid.shape) if size == 1)
-    total = xp.reshape(sum_over(xp, gradient, axes, sums_in(xp, gradient)), parameter.shape)
-    dtype = parameter.dtype if xp.isdtype(parameter.dtype, "real floating") else laid.dtype
-    return xp.astype(total, dtype, copy=False)
+def _like(xp: Namespace, parameter: Array | None, gradient: Array | None) -> Array | None:
+    """Return the gradient of a parameter in its shape and dtype, but in a floating one."""
+    if parameter is None or gradient is None:
+        return None
+    dtype = parameter.dtype if xp.isdtype(parameter.dtype, "real floating") else gradient.dtype
+    return xp.astype(xp.reshape(gradient, tuple(parameter.shape)), dtype, copy=False)
 
 
-def _with_pullback(
-    call: Call, standardized: tuple[Array, Statistics], lost: Lost, weight: Array | None, bias: Array | None
-) -> tuple[Array, Pullback]:
-    y, s = standardized
-    return call.finish(y), Pullback(call, s, lost, weight, bias)
-
-
-def _by_stats(call: Call, weight: Array | None, bias: Array | None) -> tuple[Array, Pullback]:
-    return _with_pullback(call, standardize_by(call), lost if call.state is None else lost_to_none, weight, bias)
+def _with_pullback(call: Call, weight: Array | None, bias: Array | None) -> tuple[Array, Pullback]:
+    y, s = normalize(call)
+    return y, Pullback(call, s, weight, bias)

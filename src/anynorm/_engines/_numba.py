@@ -1,0 +1,251 @@
+"""The engine for NumPy arrays, by kernels that Numba compiles. Tensors of PyTorch on CPUs come through it as well."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numba
+import numpy as np
+
+from .._call import Statistics
+from . import _kernels as kernels
+from ._cores import cores
+from ._lowering import WIDTH, lower, memory_order
+
+if TYPE_CHECKING:
+    from .._arrays import Array
+    from .._call import Call
+    from ._lowering import Lowering
+
+# The kernels know float16 by its bits; and bfloat16, of which NumPy knows nothing, comes as int16.
+STORED = {np.dtype("f4"): "f4", np.dtype("f8"): "f8", np.dtype("f2"): "u2"}
+MOST = 2**53  # elements that float64 counts
+
+THREADS = numba.config.NUMBA_NUM_THREADS
+PIECES = 8  # a core: one that is late then delays the others by little
+
+
+def normalize(call: Call) -> tuple[Array, Statistics] | None:
+    """Return the normalised array, and the statistics of its slices."""
+    x = stored(call, call.x)
+    work = None if x is None else Work.of(call, x)
+    if work is None:
+        return None
+    y, s = work.standardize()
+    return y.view(call.dtype), s
+
+
+def statistics(call: Call) -> Statistics | None:
+    """Return the statistics of the slices."""
+    x = stored(call, call.x)
+    work = None if x is None else Work.of(call, x)
+    return None if work is None else work.standardize(alone=True)[1]
+
+
+def pull(call: Call, s: Statistics, dy: Array) -> tuple[Array, Array | None, Array | None] | None:
+    """Return the gradients of x, and of weight and bias as they are laid along x."""
+    x = stored(call, call.x)
+    work = None if x is None else Work.of(call, x)
+    g = None if work is None else stored(call, dy)
+    if work is None or g is None:
+        return None
+    pulled = work.pull(s, g)
+    return None if pulled is None else (pulled[0].view(call.dtype), *pulled[1:])
+
+
+def stored(call: Call, a: Array) -> Array | None:
+    """Return an array of numbers as the kernels take it, None where they do not."""
+    if type(a) is not np.ndarray:
+        return None
+    if a.dtype.kind not in "f":
+        a = a.astype(call.dtype)
+    kind = STORED.get(a.dtype) if a.dtype.isnative and a.flags.aligned else None
+    return None if kind is None else a.view(kind)
+
+
+def fixed(view: Array) -> Array:
+    """Return a view that is not to be written to: Numba would compile anew for those that happen to be writable."""
+    view.flags.writeable = False
+    return view
+
+
+def launch(kernel: Any, pieces: int, *arguments: Any) -> None:
+    """Run a kernel in pieces side by side, or on this thread."""
+    if pieces == 1:
+        kernel(*arguments, 1, 0)
+    else:
+        kernels.TOGETHER[kernel](pieces, *arguments)
+
+
+class Work:
+    """A call as the kernels take it: x as (A, B, C, D), its slices (a, c)."""
+
+    __slots__ = ("bias", "call", "kind", "lowering", "n", "weight", "x")
+
+    def __init__(self, call: Call, x: Array, lowering: Lowering) -> None:
+        self.call, self.lowering = call, lowering
+        self.x = fixed(x.transpose(lowering.order).reshape(lowering.shape))
+        self.n = float(lowering.shape[1] * lowering.shape[3])
+        own = kernels.OWN if call.layout.centred else kernels.AT_ZERO
+        self.kind = own if call.given is None else kernels.GIVEN
+        self.weight, self.bias = self.parameter(call.weight, 1.0), self.parameter(call.bias, 0.0)
+        if self.weight.shape[3] != self.bias.shape[3]:  # they vary along rows, or neither does
+            row = lowering.shape[3:]
+            wide = (np.broadcast_to(p, p.shape[:3] + row).copy() for p in (self.weight, self.bias))
+            self.weight, self.bias = map(fixed, wide)
+
+    @classmethod
+    def of(cls, call: Call, x: Array) -> Work | None:
+        """Return the work on x, None where the kernels do not do it."""
+        if call.mask is not None or call.sync is not None or not isinstance(call.eps, float):
+            return None
+        if x.size == 0 or x.ndim == 0 or x.size > MOST:
+            return None
+        layout = call.layout
+        a = layout.split(np, x)
+        order = memory_order(a)
+        if order is None:
+            a = np.ascontiguousarray(a)
+            order = tuple(range(a.ndim))
+        parameters = [layout.split(np, p) for p in (call.weight, call.bias) if p is not None]
+        varying = tuple(i for i in range(a.ndim) if any(p.shape[i] > 1 for p in parameters))
+        lowering = lower(a.shape, order, layout.shared, varying)
+        return None if lowering is None else cls(call, a, lowering)
+
+    def parameter(self, value: Array | None, default: float) -> Array:
+        """Return weight or bias as four axes."""
+        if value is None:
+            return fixed(np.full((1, 1, 1, 1), default, self.call.computing))
+        return fixed(self.lowering.lay(self.call.layout.split(np, value)))
+
+    def table(self, value: Array | None = None) -> Array:
+        """Return a new table of the slices, or one of what is given for them, zeros where that is nothing."""
+        a, _, c, _ = self.lowering.shape
+        table = np.zeros((a, 1, c, 1), self.call.computing)
+        if value is not None:
+            table[...] = self.lowering.lay(value)
+        return table
+
+    def down(self, threads: int) -> bool:
+        """Whether to walk down columns: rows are too short, or slices too few to keep the threads busy."""
+        few = threads > 1 and self.lowering.shape[0] * self.lowering.shape[2] < 2 * threads
+        return self.lowering.columns is not None and (self.lowering.narrow or few)
+
+    def result(self, y: Array) -> Array:
+        """Return what was computed along x's memory in x's shape."""
+        return y.transpose(self.lowering.inverse).reshape(self.call.x.shape)
+
+    # ------------------------------------------------------------------------------ forward
+
+    def standardize(self, *, alone: bool = False) -> tuple[Array, Statistics]:
+        """Return the normalised array, empty where statistics are wanted alone, and the statistics."""
+        call, low, given = self.call, self.lowering, self.call.given
+        mean, rest, var = (
+            (self.table(), self.table(), self.table())
+            if given is None
+            else (self.table(given.mean), self.table(given.rest), self.table(given.var))
+        )
+        y = np.empty((0,) * 4 if alone else low.sizes, self.x.dtype)
+        with cores(self.x.size) as threads:
+            (self._columns if self.down(threads) else self._rows)(y, mean, rest, var, threads)
+        if given is not None:
+            s = given
+        elif call.layout.centred:
+            s = Statistics(int(self.n), *(low.restore(table) for table in (mean, rest, var)))
+        else:
+            s = Statistics(None, None, None, low.restore(var))
+        return y if alone else self.result(y), s
+
+    def _rows(self, y: Array, mean: Array, rest: Array, var: Array, threads: int) -> None:
+        y = y if y.size == 0 else y.reshape(self.x.shape)
+        launch(
+            kernels.rows, self.pieces(threads), self.x, y, mean, rest, var, self.weight, self.bias,
+            self.call.eps, self.kind,
+        )  # fmt: skip
+
+    def pieces(self, threads: int) -> int:
+        """Return into how many pieces to divide the slices."""
+        # Numba shares pieces out evenly: fewer than its threads when not all of them are allowed.
+        slices = self.lowering.shape[0] * self.lowering.shape[2]
+        return 1 if threads == 1 else min(slices, threads * (PIECES if threads == THREADS else 1))
+
+    def _columns(self, y: Array, mean: Array, rest: Array, var: Array, threads: int) -> None:
+        columns = self.lowering.columns
+        a, _, c, _ = self.lowering.shape
+        x, width = fixed(self.x.reshape(columns.shape)), min(WIDTH, columns.shape[2])
+        if self.kind != kernels.GIVEN:
+            shift = np.zeros((a, 1, c, 1))
+            if self.kind == kernels.OWN:
+                kernels.first_elements(self.x, shift)
+            again = self.kind == kernels.OWN and x.itemsize == 8  # see _kernels
+            for _ in range(1 + again):
+                s, q = np.zeros((2, threads, a, c))
+                launch(kernels.columns_sums, threads, x, shift, s, q, c, columns.depth, width)
+                s, q = s.sum(axis=0), q.sum(axis=0)
+                kernels.statistics(shift, s, q, self.n, self.kind, mean, rest, var)
+                shift = shift + s[:, None, :, None] / self.n
+        if y.size:
+            launch(
+                kernels.columns_apply, threads, x, y.reshape(x.shape), mean, rest, var, self.weight, self.bias,
+                self.call.eps, c, columns.depth, width,
+            )  # fmt: skip
+
+    # ------------------------------------------------------------------------------ backward
+
+    def pull(self, s: Statistics, dy: Array) -> tuple[Array, Array | None, Array | None] | None:
+        """Return the gradients of x, and of weight and bias as they are laid along x."""
+        low = self.lowering
+        along = self.weight.shape[3] > 1
+        if along and self.weight.shape != self.bias.shape != (1, 1, 1, low.shape[3]):
+            return None
+        g = fixed(np.ascontiguousarray(self.call.layout.split(np, dy).transpose(low.order)).reshape(low.shape))
+        dx = np.empty(low.sizes, self.x.dtype)
+        tables = self.table(s.mean), self.table(s.rest), self.table(s.var)
+        with cores(self.x.size) as threads:
+            pull = self._pull_columns if self.down(threads) else self._pull_rows
+            dweight, dbias = pull(g, dx.reshape(low.shape), tables, threads)
+        return self.result(dx), self.gradient(self.call.weight, dweight), self.gradient(self.call.bias, dbias)
+
+    def gradient(self, parameter: Array | None, table: Array) -> Array | None:
+        """Return the gradient of weight or bias as it is laid along x, from that of what it is as four axes."""
+        if parameter is None:
+            return None
+        inner = self.call.layout.split(np, parameter)
+        whole = self.lowering.restore(table)
+        axes = tuple(i for i, size in enumerate(inner.shape) if size == 1)
+        return whole.sum(axis=axes, keepdims=True).astype(self.call.computing).reshape(parameter.shape)
+
+    def _pull_rows(self, dy: Array, dx: Array, tables: tuple[Array, ...], threads: int) -> tuple[Array, Array]:
+        a, b, c, d = self.lowering.shape
+        along = self.weight.shape[3] > 1
+        pieces = min(threads, a * c) if along else self.pieces(threads)
+        shape = (pieces, 1, d) if along else (1, a * b * c, 1)
+        dweight, dbias = (
+            np.zeros(shape if parameter is not None else (*shape[:2], 0) if along else (1, 0, 1))
+            for parameter in (self.call.weight, self.call.bias)
+        )
+        launch(
+            kernels.rows_pullback, pieces, self.x, dy, dx, *tables, self.weight, dweight, dbias,
+            self.call.eps, self.kind,
+        )  # fmt: skip
+        laid = (1, 1, 1, -1) if along else (a, b, c, -1)
+        return tuple(g.sum(axis=0).reshape(laid) if g.size else g for g in (dweight, dbias))
+
+    def _pull_columns(self, dy: Array, dx: Array, tables: tuple[Array, ...], threads: int) -> tuple[Array, Array]:
+        columns = self.lowering.columns
+        a, _, c, _ = self.lowering.shape
+        x, width = fixed(self.x.reshape(columns.shape)), min(WIDTH, columns.shape[2])
+        dweight, dbias = np.zeros((2, threads, a, c * columns.depth))
+        arguments = self.call.eps, c, columns.depth, width
+        launch(kernels.columns_products, threads, x, fixed(dy.reshape(x.shape)), *tables, dweight, dbias, *arguments)
+        dweight, dbias = (g.sum(axis=0).reshape(a, 1, c, columns.depth) for g in (dweight, dbias))
+        lost = [0.0 * tables[2], 0.0 * tables[2]]
+        for i, g in enumerate((dbias, dweight)):
+            if self.kind == kernels.OWN or (self.kind == kernels.AT_ZERO and i == 1):
+                lost[i] = ((self.weight * g).sum(axis=3, keepdims=True) / self.n).astype(self.call.computing)
+        launch(
+            kernels.columns_pullback, threads, x, fixed(dy.reshape(x.shape)), dx.reshape(x.shape), *tables, self.weight, *lost,
+            *arguments,
+        )  # fmt: skip
+        return dweight, dbias
