@@ -274,8 +274,8 @@ def along(x: Array, axes: Shape) -> Shape:
     return tuple(size if i in axes else 1 for i, size in enumerate(x.shape))
 
 
-def affine_parameter(caller: str, xp: Namespace, x: Array, name: str, value: Array, axes: Shape, dtype: Any) -> Array:
-    """Return weight or bias in dtype at x's rank: given in the norm's own shape, or broadcastable to x at its rank."""
+def check_affine(caller: str, x: Array, name: str, value: Array, axes: Shape) -> None:
+    """Refuse a weight or bias of neither the norm's own shape, nor x's rank and broadcastable to x."""
     shape, own = tuple(value.shape), tuple(x.shape[i] for i in axes)
     if shape != own and not broadcasts(shape, tuple(x.shape)):
         message = (
@@ -283,8 +283,7 @@ def affine_parameter(caller: str, xp: Namespace, x: Array, name: str, value: Arr
             f"got {shape}; reshape it"
         )
         raise ValueError(message)
-    value = like_x(caller, xp, name, value, dtype)
-    return xp.reshape(value, along(x, axes)) if shape == own else value
+    dtypes(caller, library(value), value, name)
 
 
 class State(NamedTuple):

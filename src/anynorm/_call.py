@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ._arrays import (
     LARGEST,
-    affine_parameter,
+    along,
     as_array,
     cast,
+    check_affine,
     dtypes,
+    library,
     library_name,
     mask_of,
     namespace,
@@ -57,7 +59,7 @@ class Layout(NamedTuple):
 
 
 class Call(NamedTuple):
-    """A checked call: the arrays, weight and bias laid along x in the dtype to compute in, and what to make of them."""
+    """A checked call: the arrays as they were given, and what to make of them."""
 
     layout: Layout
     xp: Namespace
@@ -80,6 +82,18 @@ class Call(NamedTuple):
         mask = None if self.mask is None else self.layout.split(self.xp, self.mask)
         return Mean(self.layout.caller, self.xp, x, self.layout.shared, mask, self.sync)
 
+    def laid(self, parameter: Array) -> Array:
+        """Return weight or bias in the dtype to compute in, at x's rank."""
+        xp, x = self.xp, self.x
+        own = tuple(x.shape[i] for i in self.layout.affine)
+        value = xp.astype(parameter if library(parameter) is xp else xp.asarray(parameter), self.computing, copy=False)
+        return xp.reshape(value, along(x, self.layout.affine)) if tuple(value.shape) == own else value
+
+    def gradient(self, parameter: Array, total: Array) -> Array:
+        """Return the gradient of weight or bias in its shape and dtype, or in a floating one."""
+        dtype = parameter.dtype if self.xp.isdtype(parameter.dtype, "real floating") else total.dtype
+        return self.xp.astype(self.xp.reshape(total, tuple(parameter.shape)), dtype, copy=False)
+
     def join(self, y: Array) -> Array:
         """Return what the computation made of x in x's shape, 0 where the mask hides it."""
         if self.layout.groups is not None:
@@ -90,9 +104,9 @@ class Call(NamedTuple):
         """Turn the standardised array into the result."""
         y = self.join(y)
         if self.weight is not None:
-            y = y * self.weight
+            y = y * self.laid(self.weight)
         if self.bias is not None:
-            y = y + self.bias
+            y = y + self.laid(self.bias)
         return self.narrow(y)
 
     def narrow(self, y: Array) -> Array:
@@ -126,9 +140,9 @@ def prepare(
         raise ValueError(message)
     eps = cast(xp, number(caller, "eps", eps, 0.0, LARGEST, x), computing)
     if weight is not None:
-        weight = affine_parameter(caller, xp, x, "weight", weight, layout.affine, computing)
+        check_affine(caller, x, "weight", weight, layout.affine)
     if bias is not None:
-        bias = affine_parameter(caller, xp, x, "bias", bias, layout.affine, computing)
+        check_affine(caller, x, "bias", bias, layout.affine)
     mask = None if where is None else mask_of(caller, xp, x, where)
     return Call(layout, xp, x, weight, bias, eps, mask, sync, given, dtype, computing)
 

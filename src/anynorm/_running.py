@@ -22,7 +22,7 @@ from ._arrays import (
     state_of,
 )
 from ._call import prepare
-from ._engines import normalize
+from ._engines import compose, normalize
 from ._mean import Mean
 from ._moments import variance
 from ._norms import batch, instance
@@ -208,8 +208,8 @@ def batch_norm_train(
     RunningStats(mean=array([ 1., 10.]), var=array([  1.5, 100.5]), steps=array(1))
     """
     layout = batch("batch_norm_train", rank("batch_norm_train", x), channel_axis)
-    call, y, _, new = train(layout, x, stats, weight, bias, momentum, correction, eps, where, sync)
-    return call.finish(y), new
+    _, y, _, new = train(layout, x, stats, weight, bias, momentum, correction, eps, where, sync)
+    return y, new
 
 
 def instance_norm_train(
@@ -271,8 +271,8 @@ def instance_norm_train(
     RunningStats(mean=array([11.]), var=array([101.]), steps=array(1))
     """
     layout = instance("instance_norm_train", rank("instance_norm_train", x), channel_axis)
-    call, y, _, new = train(layout, x, stats, weight, bias, momentum, correction, eps, where, sync)
-    return call.finish(y), new
+    _, y, _, new = train(layout, x, stats, weight, bias, momentum, correction, eps, where, sync)
+    return y, new
 
 
 def train(
@@ -299,7 +299,10 @@ def train(
     state = state_of(caller, call.xp, x, stats, layout.affine[0])
     _check_steps(caller, x, stats.steps)
     y, s = normalize(call)
-    return call, y, s, _advance(stats, state, call, s, momentum, correction)
+    step = (stats, state, s, momentum, correction)
+    # A Python number of steps stays one: nothing is compiled for every number.
+    new = _advance(call, *step) if isinstance(stats.steps, int) else compose(_advance, call, *step)
+    return call, y, s, new
 
 
 def _check_steps(caller: str, x: Array, steps: Any) -> None:
@@ -315,7 +318,7 @@ def _check_steps(caller: str, x: Array, steps: Any) -> None:
 
 
 def _advance(
-    stats: RunningStats, state: State, call: Call, s: Statistics, momentum: Any, correction: Any
+    call: Call, stats: RunningStats, state: State, s: Statistics, momentum: Any, correction: Any
 ) -> RunningStats:
     """Return the state after a batch of the statistics s."""
     xp = call.xp

@@ -137,7 +137,7 @@ def statistics(call: Call) -> Statistics:
 
 
 def pull(call: Call, s: Statistics, dy: Array) -> tuple[Array, Array | None, Array | None]:
-    """Return the gradient of x, given that of the result, and those of weight and bias as they are laid along x."""
+    """Return the gradients of x, weight and bias, given that of the result."""
     xp, dtype = call.xp, call.computing
     g = xp.astype(dy, dtype, copy=False)
     y = call.inner(call.x)
@@ -145,9 +145,9 @@ def pull(call: Call, s: Statistics, dy: Array) -> tuple[Array, Array | None, Arr
     y = standardize_by(s, y, mean, call.eps)
     # One array lets go of the last: there are never more than three.
     with quiet(xp):
-        dweight = None if call.weight is None else _sum_to(xp, call.weight, g * call.join(y))
-        dbias = None if call.bias is None else _sum_to(xp, call.bias, g)
-        g = mean.select(call.inner(g if call.weight is None else g * call.weight))
+        dweight = None if call.weight is None else _sum_to(call, call.weight, g * call.join(y))
+        dbias = None if call.bias is None else _sum_to(call, call.bias, g)
+        g = mean.select(call.inner(g if call.weight is None else g * call.laid(call.weight)))
         shift, scale = lost(call, g, y, mean)
         if shift is not None:
             g = g - shift
@@ -159,7 +159,8 @@ def pull(call: Call, s: Statistics, dy: Array) -> tuple[Array, Array | None, Arr
     return call.narrow(call.join(dx)), dweight, dbias
 
 
-def _sum_to(xp: Namespace, parameter: Array, gradient: Array) -> Array:
+def _sum_to(call: Call, parameter: Array, gradient: Array) -> Array:
     """Sum the gradient of every element over those that share an element of the parameter."""
-    axes = tuple(i for i, size in enumerate(parameter.shape) if size == 1)
-    return xp.astype(sum_over(xp, gradient, axes, sums_in(xp, gradient)), parameter.dtype, copy=False)
+    axes = tuple(i for i, size in enumerate(call.laid(parameter).shape) if size == 1)
+    total = sum_over(call.xp, gradient, axes, sums_in(call.xp, gradient))
+    return call.gradient(parameter, call.xp.astype(total, call.computing, copy=False))

@@ -24,7 +24,7 @@ from ._running import train
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ._arrays import Array, Namespace, Shape
+    from ._arrays import Array, Shape
     from ._call import Call, Statistics
     from ._running import RunningStats
 
@@ -98,7 +98,7 @@ def layer_norm(
            [0., 0.]]), array([-1.,  1.]), None)
     """
     call = prepare(layer("layer_norm", rank("layer_norm", x), axis), x, weight, bias, eps, where, sync)
-    return _with_pullback(call, weight, bias)
+    return _with_pullback(call)
 
 
 def rms_norm(
@@ -151,7 +151,7 @@ def rms_norm(
     array([[ 0.5, -0.5]])
     """
     call = prepare(rms("rms_norm", rank("rms_norm", x), axis), x, weight, bias, eps, where, sync)
-    return _with_pullback(call, weight, bias)
+    return _with_pullback(call)
 
 
 def group_norm(
@@ -206,7 +206,7 @@ def group_norm(
     """
     layout = group("group_norm", x, channel_axis, num_groups)
     call = prepare(layout, x, weight, bias, eps, where, sync)
-    return _with_pullback(call, weight, bias)
+    return _with_pullback(call)
 
 
 def instance_norm(
@@ -265,7 +265,7 @@ def instance_norm(
     (array([[[0.5, 1.5]]]), array([6.]), None)
     """
     layout = instance("instance_norm", rank("instance_norm", x), channel_axis)
-    return _with_pullback(prepare(layout, x, weight, bias, eps, where, sync, stats), weight, bias)
+    return _with_pullback(prepare(layout, x, weight, bias, eps, where, sync, stats))
 
 
 def batch_norm(
@@ -327,7 +327,7 @@ def batch_norm(
     (array([[ 0.5, -0.5,  0. ,  0. ]]), array([-1.]))
     """
     layout = batch("batch_norm", rank("batch_norm", x), channel_axis)
-    return _with_pullback(prepare(layout, x, weight, bias, eps, where, sync, stats), weight, bias)
+    return _with_pullback(prepare(layout, x, weight, bias, eps, where, sync, stats))
 
 
 def batch_norm_train(
@@ -385,7 +385,7 @@ def batch_norm_train(
     """
     layout = batch("batch_norm_train", rank("batch_norm_train", x), channel_axis)
     call, y, s, new = train(layout, x, stats, weight, bias, momentum, correction, eps, where, sync)
-    return (y, new), Pullback(call, s, weight, bias)
+    return (y, new), Pullback(call, s)
 
 
 def instance_norm_train(
@@ -442,7 +442,7 @@ def instance_norm_train(
     """
     layout = instance("instance_norm_train", rank("instance_norm_train", x), channel_axis)
     call, y, s, new = train(layout, x, stats, weight, bias, momentum, correction, eps, where, sync)
-    return (y, new), Pullback(call, s, weight, bias)
+    return (y, new), Pullback(call, s)
 
 
 # ---------------------------------------------------------------------------------- what they share
@@ -454,10 +454,10 @@ class Pullback:
     It keeps x, which must not be written to before it is called, and the statistics, and nothing else.
     """
 
-    __slots__ = ("_bias", "_call", "_statistics", "_weight")
+    __slots__ = ("_call", "_statistics")
 
-    def __init__(self, call: Call, s: Statistics, weight: Array | None, bias: Array | None) -> None:
-        self._call, self._statistics, self._weight, self._bias = call, s, weight, bias
+    def __init__(self, call: Call, s: Statistics) -> None:
+        self._call, self._statistics = call, s
 
     def __call__(self, dy: Array, /) -> tuple[Array, Array | None, Array | None]:
         """Return (dx, dweight, dbias), None where there was no parameter.
@@ -483,19 +483,9 @@ class Pullback:
             dy is not of the result's shape, or on another device.
         """
         call = self._call
-        dy = gradient_of(call.layout.caller, call.xp, call.x, dy)
-        dx, dweight, dbias = pull(call, self._statistics, dy)
-        return dx, _like(call.xp, self._weight, dweight), _like(call.xp, self._bias, dbias)
+        return pull(call, self._statistics, gradient_of(call.layout.caller, call.xp, call.x, dy))
 
 
-def _like(xp: Namespace, parameter: Array | None, gradient: Array | None) -> Array | None:
-    """Return the gradient of a parameter in its shape and dtype, but in a floating one."""
-    if parameter is None or gradient is None:
-        return None
-    dtype = parameter.dtype if xp.isdtype(parameter.dtype, "real floating") else gradient.dtype
-    return xp.astype(xp.reshape(gradient, tuple(parameter.shape)), dtype, copy=False)
-
-
-def _with_pullback(call: Call, weight: Array | None, bias: Array | None) -> tuple[Array, Pullback]:
+def _with_pullback(call: Call) -> tuple[Array, Pullback]:
     y, s = normalize(call)
-    return y, Pullback(call, s, weight, bias)
+    return y, Pullback(call, s)

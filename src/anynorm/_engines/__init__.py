@@ -4,7 +4,7 @@ An engine is a module with three functions of a checked call, each of which may 
 
 * ``normalize(call)`` returns the normalised array and the statistics of its slices,
 * ``statistics(call)`` returns those alone,
-* ``pull(call, statistics, dy)`` returns the gradients of x, and of weight and bias as they are laid along x.
+* ``pull(call, statistics, dy)`` returns the gradients of x, weight and bias, given that of the result.
 
 It is told by axes what to do, never by the name of a norm.
 """
@@ -23,7 +23,7 @@ from .._arrays import integer, library_name
 from .._mean import is_compiling
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from types import ModuleType
 
     from .._arrays import Array
@@ -119,9 +119,15 @@ def statistics(call: Call) -> Statistics:
 
 
 def pull(call: Call, s: Statistics, dy: Array) -> tuple[Array, Array | None, Array | None]:
-    """Return the gradients of x, and of weight and bias as they are laid along x."""
+    """Return the gradients of x, weight and bias, given that of the result."""
     done: tuple[Array, Array | None, Array | None] = _run("pull", call, s, dy)
     return done
+
+
+def compose(function: Callable[..., Any], call: Call, *arguments: Any) -> Any:
+    """Return a function of a call and of small arrays, compiled as one where that is the engine's way."""
+    module = _chosen("jax")[1] if library_name(call.xp) == "jax" and call.sync is None else None
+    return function(call, *arguments) if module is None else module.compose(function, call, *arguments)
 
 
 def _run(work: str, call: Call, *arguments: Any) -> Any:

@@ -188,7 +188,7 @@ def _statistics(shift, s, q, n, kind, dtype):
     first = dtype(shift + left)
     rest = dtype((shift - first) + left)
     var = q / n - left * left
-    return first, rest, dtype(0.0 if var < 0.0 else var)
+    return first, rest, dtype(max(var, 0.0))
 
 
 # ---------------------------------------------------------------------------------- along rows
@@ -384,10 +384,12 @@ def columns_sums(x, shift, s, q, columns, depth, width, pieces, p):
                 for b in range(start, min(start + FLUSH, b1)):
                     _sum_columns(load(x[a, b, own], scratch), base, part[0], part[1])
                 total += part
-            for j in range(own.stop - low):
-                c = (low + j) // depth % columns
-                s[p, a, c] += total[0, j]
-                q[p, a, c] += total[1, j]
+            j = 0
+            while j < own.stop - low:  # neighbours first: a sum of few sums
+                c, end = (low + j) // depth % columns, min(own.stop - low, j + depth - (low + j) % depth)
+                s[p, a, c] += total[0, j:end].sum()
+                q[p, a, c] += total[1, j:end].sum()
+                j = end
 
 
 @inner
@@ -484,7 +486,11 @@ def _pull_columns(x, dy, dx, mean, rest, rstd, weight, shift, scale):
 def columns_pullback(x, dy, dx, mean, rest, var, weight, shift, scale, eps, columns, depth, width, pieces, p):
     """Pull the gradient back, less shift and the part of scale along y, which are of shape (A, 1, C, 1)."""
     dtype = mean.dtype.type
-    scratch, scratch_dy, scratch_dx = np.empty(width, np.float32), np.empty(width, np.float32), np.empty(width, np.float32)
+    scratch, scratch_dy, scratch_dx = (
+        np.empty(width, np.float32),
+        np.empty(width, np.float32),
+        np.empty(width, np.float32),
+    )
     m, r, rstd = np.empty(width, dtype), np.empty(width, dtype), np.empty(width, dtype)
     w, s, t = np.empty(width, dtype), np.empty(width, dtype), np.empty(width, dtype)
     a0, a1, b0, b1 = _piece(x, pieces, p)
@@ -502,9 +508,7 @@ def columns_pullback(x, dy, dx, mean, rest, var, weight, shift, scale, eps, colu
                 t[j] *= rstd[j]
             for b in range(b0, b1):
                 out = room(dx[a, b, own], scratch_dx)
-                _pull_columns(
-                    load(x[a, b, own], scratch), load(dy[a, b, own], scratch_dy), out, m, r, rstd, w, s, t
-                )
+                _pull_columns(load(x[a, b, own], scratch), load(dy[a, b, own], scratch_dy), out, m, r, rstd, w, s, t)
                 store(out, dx[a, b, own])
 
 

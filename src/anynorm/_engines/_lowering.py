@@ -98,6 +98,8 @@ def lower(shape: Shape, order: Axes, shared: Axes, varying: Axes) -> Lowering | 
         if slots[2]:
             return None
         slots[1], slots[3] = slots[3][: -len(row)], row
+    if slots[3] and not slots[1]:  # then the slices are rows, one after another
+        slots[0], slots[2] = slots[2], ()
     a, b, c, d = (math.prod([sizes[i] for i in slot]) for slot in slots)
     vary = [any(order[i] in varying for i in slot) for slot in slots]
     return Lowering(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import numba
@@ -44,7 +43,7 @@ def statistics(call: Call) -> Statistics | None:
 
 
 def pull(call: Call, s: Statistics, dy: Array) -> tuple[Array, Array | None, Array | None] | None:
-    """Return the gradients of x, and of weight and bias as they are laid along x."""
+    """Return the gradients of x, weight and bias, given that of the result."""
     x = stored(call, call.x)
     work = None if x is None else Work.of(call, x)
     g = None if work is None else stored(call, dy)
@@ -81,10 +80,10 @@ def launch(kernel: Any, pieces: int, *arguments: Any) -> None:
 class Work:
     """A call as the kernels take it: x as (A, B, C, D), its slices (a, c)."""
 
-    __slots__ = ("bias", "call", "kind", "lowering", "n", "weight", "x")
+    __slots__ = ("bias", "call", "kind", "lowering", "most", "n", "weight", "x")
 
-    def __init__(self, call: Call, x: Array, lowering: Lowering) -> None:
-        self.call, self.lowering = call, lowering
+    def __init__(self, call: Call, x: Array, lowering: Lowering, most: int | None) -> None:
+        self.call, self.lowering, self.most = call, lowering, most
         self.x = fixed(x.transpose(lowering.order).reshape(lowering.shape))
         self.n = float(lowering.shape[1] * lowering.shape[3])
         own = kernels.OWN if call.layout.centred else kernels.AT_ZERO
@@ -96,8 +95,8 @@ class Work:
             self.weight, self.bias = map(fixed, wide)
 
     @classmethod
-    def of(cls, call: Call, x: Array) -> Work | None:
-        """Return the work on x, None where the kernels do not do it."""
+    def of(cls, call: Call, x: Array, most: int | None = None) -> Work | None:
+        """Return the work on x, by at most so many threads; None where the kernels do not do it."""
         if call.mask is not None or call.sync is not None or not isinstance(call.eps, float):
             return None
         if x.size == 0 or x.ndim == 0 or x.size > MOST:
@@ -108,16 +107,16 @@ class Work:
         if order is None:
             a = np.ascontiguousarray(a)
             order = tuple(range(a.ndim))
-        parameters = [layout.split(np, p) for p in (call.weight, call.bias) if p is not None]
+        parameters = [layout.split(np, call.laid(p)) for p in (call.weight, call.bias) if p is not None]
         varying = tuple(i for i in range(a.ndim) if any(p.shape[i] > 1 for p in parameters))
         lowering = lower(a.shape, order, layout.shared, varying)
-        return None if lowering is None else cls(call, a, lowering)
+        return None if lowering is None else cls(call, a, lowering, most)
 
     def parameter(self, value: Array | None, default: float) -> Array:
         """Return weight or bias as four axes."""
         if value is None:
             return fixed(np.full((1, 1, 1, 1), default, self.call.computing))
-        return fixed(self.lowering.lay(self.call.layout.split(np, value)))
+        return fixed(self.lowering.lay(self.call.layout.split(np, self.call.laid(value))))
 
     def table(self, value: Array | None = None) -> Array:
         """Return a new table of the slices, or one of what is given for them, zeros where that is nothing."""
@@ -147,7 +146,7 @@ class Work:
             else (self.table(given.mean), self.table(given.rest), self.table(given.var))
         )
         y = np.empty((0,) * 4 if alone else low.sizes, self.x.dtype)
-        with cores(self.x.size) as threads:
+        with cores(self.x.size, self.most) as threads:
             (self._columns if self.down(threads) else self._rows)(y, mean, rest, var, threads)
         if given is not None:
             s = given
@@ -194,27 +193,27 @@ class Work:
     # ------------------------------------------------------------------------------ backward
 
     def pull(self, s: Statistics, dy: Array) -> tuple[Array, Array | None, Array | None] | None:
-        """Return the gradients of x, and of weight and bias as they are laid along x."""
+        """Return the gradients of x, weight and bias, given that of the result."""
         low = self.lowering
         along = self.weight.shape[3] > 1
-        if along and self.weight.shape != self.bias.shape != (1, 1, 1, low.shape[3]):
+        if along and {self.weight.shape, self.bias.shape} != {(1, 1, 1, low.shape[3])}:
             return None
         g = fixed(np.ascontiguousarray(self.call.layout.split(np, dy).transpose(low.order)).reshape(low.shape))
         dx = np.empty(low.sizes, self.x.dtype)
         tables = self.table(s.mean), self.table(s.rest), self.table(s.var)
-        with cores(self.x.size) as threads:
+        with cores(self.x.size, self.most) as threads:
             pull = self._pull_columns if self.down(threads) else self._pull_rows
             dweight, dbias = pull(g, dx.reshape(low.shape), tables, threads)
         return self.result(dx), self.gradient(self.call.weight, dweight), self.gradient(self.call.bias, dbias)
 
     def gradient(self, parameter: Array | None, table: Array) -> Array | None:
-        """Return the gradient of weight or bias as it is laid along x, from that of what it is as four axes."""
+        """Return the gradient of weight or bias, from that of what it is as four axes."""
         if parameter is None:
             return None
-        inner = self.call.layout.split(np, parameter)
-        whole = self.lowering.restore(table)
-        axes = tuple(i for i, size in enumerate(inner.shape) if size == 1)
-        return whole.sum(axis=axes, keepdims=True).astype(self.call.computing).reshape(parameter.shape)
+        shape = self.call.layout.split(np, self.call.laid(parameter)).shape
+        axes = tuple(i for i, size in enumerate(shape) if size == 1)
+        total = self.lowering.restore(table).sum(axis=axes, keepdims=True)
+        return self.call.gradient(parameter, total.astype(self.call.computing))
 
     def _pull_rows(self, dy: Array, dx: Array, tables: tuple[Array, ...], threads: int) -> tuple[Array, Array]:
         a, b, c, d = self.lowering.shape
