@@ -180,11 +180,12 @@ def axes_of(caller: str, axis: int | tuple[int, ...] | None, ndim: int) -> Shape
     """Return axis as sorted non-negative axes; None is all of them."""
     if axis is None:
         return tuple(range(ndim))
-    given = axis if isinstance(axis, (tuple, list)) else (axis,)
-    if not given:
+    if not isinstance(axis, (tuple, list)):
+        return (axis_of(caller, "axis", axis, ndim),)
+    if not axis:
         message = f"{caller} needs at least one axis: got axis=(); name the axes that share their statistics"
         raise ValueError(message)
-    found = [axis_of(caller, "axis", one, ndim) for one in given]
+    found = [axis_of(caller, "axis", one, ndim) for one in axis]
     if len(set(found)) != len(found):
         message = f"{caller} needs each axis once: got axis={axis} on x of rank {ndim}; drop the repetition"
         raise ValueError(message)

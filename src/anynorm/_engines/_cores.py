@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 import numba
@@ -46,13 +46,17 @@ def _number(variable: str) -> int | None:
     return max(1, int(value)) if value.isdigit() else None
 
 
-@contextmanager
-def cores(size: int, most: int | None = None) -> Iterator[int]:
-    """Take the cores for work on size elements, and yield how many: 1 while another call has them."""
+ALONE = nullcontext(1)
+
+
+def cores(size: int, most: int | None = None) -> AbstractContextManager[int]:
+    """Take the cores for work on size elements, and give how many: 1 while another call has them."""
     threads = 1 if size < SMALL else min(allowed(), most or size)
-    if threads == 1 or not _taken.acquire(blocking=False):
-        yield 1
-        return
+    return ALONE if threads == 1 or not _taken.acquire(blocking=False) else _shared(threads)
+
+
+@contextmanager
+def _shared(threads: int) -> Iterator[int]:
     try:
         yield threads
     finally:

@@ -24,8 +24,9 @@ import numpy as np
 
 if TYPE_CHECKING:
     from .._arrays import Shape
+    from .._call import Layout
 
-    Axes = tuple[int, ...]
+Axes = tuple[int, ...]
 
 NARROW = 32  # rows shorter than this are walked down, many at once
 WIDTH = 1024  # columns walked down at once
@@ -37,22 +38,36 @@ class Columns(NamedTuple):
     shape: Shape
     slices: int  # C
     depth: int  # neighbouring columns of one slice
+    width: int  # columns walked down at once
 
 
 class Lowering(NamedTuple):
-    """What an array is for the kernels, given its shape, and the order of its axes in memory."""
+    """What an array is for the kernels. Axes are those of x, its channels split into groups."""
 
+    layout: Layout
     order: Axes  # from the outermost axis in memory to the innermost
     inverse: Axes
+    straight: bool  # whether that is the order they have
     slots: tuple[Axes, Axes, Axes, Axes]  # which of the ordered axes make A, B, C and D
     sizes: Shape  # of the ordered axes
+    kept: Shape  # of statistics: the ordered axes, those reduced at size 1
     shape: Shape  # (A, B, C, D)
     columns: Columns | None  # None where it can be walked along its rows alone
     narrow: bool  # whether walking down is the faster way
 
+    def open(self, x: Any) -> Any:
+        """Return an array of x's shape and memory as (A, B, C, D)."""
+        if not self.straight:
+            x = self.layout.split(np, x).transpose(self.order)
+        return x.reshape(self.shape)
+
+    def close(self, y: Any, shape: Shape) -> Any:
+        """Return what was computed along x's memory in x's shape."""
+        return y.reshape(shape) if self.straight else y.reshape(self.sizes).transpose(self.inverse).reshape(shape)
+
     def lay(self, a: Any) -> Any:
-        """Return an array that broadcasts to the whole as four axes, each at size 1 or whole."""
-        a = a.transpose(self.order)
+        """Return an array that broadcasts to x as four axes, each at size 1 or whole."""
+        a = self.layout.split(np, a).transpose(self.order)
         sizes = list(a.shape)
         for slot in self.slots:
             if any(a.shape[i] > 1 for i in slot):  # it may vary along some of the axes that make a slot
@@ -62,7 +77,7 @@ class Lowering(NamedTuple):
         return np.ascontiguousarray(np.broadcast_to(a, sizes).reshape(shape))
 
     def restore(self, table: Any) -> Any:
-        """Return what is laid as four axes, each at size 1 or whole, as an array that broadcasts to the whole."""
+        """Return what is laid as four axes, each at size 1 or whole, as an array that broadcasts to the split x."""
         sizes = [1] * len(self.sizes)
         for slot, size in zip(self.slots, table.shape, strict=True):
             if size > 1:
@@ -70,20 +85,68 @@ class Lowering(NamedTuple):
                     sizes[i] = self.sizes[i]
         return table.reshape(sizes).transpose(self.inverse)
 
-
-def memory_order(a: Any) -> Axes | None:
-    """Return the order of the axes in memory, or None where the elements do not lie side by side."""
-    if a.flags.c_contiguous:
-        return tuple(range(a.ndim))
-    order = tuple(sorted(range(a.ndim), key=lambda i: -a.strides[i]))
-    return order if a.transpose(order).flags.c_contiguous else None
+    def statistic(self, table: Any) -> Any:
+        """Return a table of the slices, (A, 1, C, 1), as an array that broadcasts to the split x."""
+        table = table.reshape(self.kept)
+        return table if self.straight else table.transpose(self.inverse)
 
 
 @lru_cache(maxsize=4096)
-def lower(shape: Shape, order: Axes, shared: Axes, varying: Axes) -> Lowering | None:
-    """Lower a layout; varying are the axes along which weight or bias vary. None where four axes do not hold it."""
+def lower(layout: Layout, shape: Shape, strides: Shape, itemsize: int, *parameters: Shape) -> Lowering | None:
+    """Lower x and the shapes of weight and bias, None where x has holes, or where four axes do not hold it."""
+    if layout.groups is not None:
+        shape, strides, parameters = _split(layout, shape, strides, parameters)
+    order = _memory_order(shape, strides, itemsize)
+    varying = {i for i in range(len(shape)) if any(parameter[i] > 1 for parameter in parameters)}
+    slots = None if order is None else _slots(order, shape, layout.shared, varying)
+    if order is None or slots is None:
+        return None
     sizes = tuple(shape[i] for i in order)
-    long = [i for i, size in enumerate(sizes) if size > 1]
+    a, b, c, d = (math.prod([sizes[i] for i in slot]) for slot in slots)
+    vary = [any(order[i] in varying for i in slot) for slot in slots]
+    return Lowering(
+        layout=layout,
+        order=order,
+        inverse=tuple(sorted(range(len(order)), key=order.__getitem__)),
+        straight=order == tuple(range(len(order))),
+        slots=slots,
+        sizes=sizes,
+        kept=tuple(1 if order[i] in layout.shared else size for i, size in enumerate(sizes)),
+        shape=(a, b, c, d),
+        columns=_columns(a, b, c, d, vary),
+        narrow=c > 1 and d < NARROW,
+    )
+
+
+def _split(layout: Layout, shape: Shape, strides: Shape, parameters: tuple[Shape, ...]) -> Any:
+    """Return shapes and strides as they are once the channels are split into groups."""
+    (channel,), groups = layout.affine, layout.groups or 1
+
+    def split(sizes: Shape, whole: int) -> Shape:
+        parts = (groups, whole // groups) if whole > 1 else (1, whole)
+        return (*sizes[:channel], *parts, *sizes[channel + 1 :])
+
+    stride, inside = strides[channel], split(shape, shape[channel])[channel + 1]
+    strides = (*strides[:channel], stride * inside, stride, *strides[channel + 1 :])
+    return split(shape, shape[channel]), strides, tuple(split(p, p[channel]) for p in parameters)
+
+
+def _memory_order(shape: Shape, strides: Shape, itemsize: int) -> Axes | None:
+    """Return the axes from the outermost in memory to the innermost, None where elements do not lie side by side."""
+    long = [i for i in range(len(shape)) if shape[i] > 1]  # the strides of the others say nothing
+    ordered = iter(sorted(long, key=lambda i: -strides[i]))
+    order = [i if shape[i] == 1 else next(ordered) for i in range(len(shape))]
+    expected = itemsize
+    for i in reversed(order):
+        if shape[i] > 1 and strides[i] != expected:
+            return None
+        expected *= shape[i]
+    return tuple(order)
+
+
+def _slots(order: Axes, shape: Shape, shared: Axes, varying: set[int]) -> tuple[Axes, Axes, Axes, Axes] | None:
+    """Return which of the ordered axes make A, B, C and D."""
+    long = [i for i, axis in enumerate(order) if shape[axis] > 1]
     runs = [(reduced, tuple(run)) for reduced, run in groupby(long, key=lambda i: order[i] in shared)]
     slots: list[Axes] = [(), (), (), ()]
     place = 3 if runs and runs[-1][0] else 2
@@ -93,24 +156,16 @@ def lower(shape: Shape, order: Axes, shared: Axes, varying: Axes) -> Lowering | 
         slots[place] = run
         place -= 1
     # Along a row weight and bias are one number each, or vary with every element.
-    *_, (_, row) = [(False, ()), *((v, tuple(run)) for v, run in groupby(slots[3], key=lambda i: order[i] in varying))]
+    row: Axes = ()
+    for _, run in groupby(slots[3], key=lambda i: order[i] in varying):
+        row = tuple(run)
     if row != slots[3]:
         if slots[2]:
             return None
         slots[1], slots[3] = slots[3][: -len(row)], row
     if slots[3] and not slots[1]:  # then the slices are rows, one after another
         slots[0], slots[2] = slots[2], ()
-    a, b, c, d = (math.prod([sizes[i] for i in slot]) for slot in slots)
-    vary = [any(order[i] in varying for i in slot) for slot in slots]
-    return Lowering(
-        order=order,
-        inverse=tuple(sorted(range(len(order)), key=order.__getitem__)),
-        slots=(slots[0], slots[1], slots[2], slots[3]),
-        sizes=sizes,
-        shape=(a, b, c, d),
-        columns=_columns(a, b, c, d, vary),
-        narrow=c > 1 and d < NARROW,
-    )
+    return slots[0], slots[1], slots[2], slots[3]
 
 
 def _columns(a: int, b: int, c: int, d: int, vary: list[bool]) -> Columns | None:
@@ -120,4 +175,5 @@ def _columns(a: int, b: int, c: int, d: int, vary: list[bool]) -> Columns | None
     if c == 1:  # any column is of the one slice
         b, d = b * d, 1
     side_by_side = next((r for r in range(WIDTH // (c * d), 1, -1) if b % r == 0), 1)
-    return Columns((a, b // side_by_side, side_by_side * c * d), c, d)
+    long = side_by_side * c * d
+    return Columns((a, b // side_by_side, long), c, d, min(WIDTH, long))

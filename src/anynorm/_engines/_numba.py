@@ -10,15 +10,14 @@ import numpy as np
 from .._call import Statistics
 from . import _kernels as kernels
 from ._cores import cores
-from ._lowering import WIDTH, lower, memory_order
+from ._lowering import lower
 
 if TYPE_CHECKING:
     from .._arrays import Array
     from .._call import Call
     from ._lowering import Lowering
 
-# The kernels know float16 by its bits; and bfloat16, of which NumPy knows nothing, comes as int16.
-STORED = {np.dtype("f4"): "f4", np.dtype("f8"): "f8", np.dtype("f2"): "u2"}
+STORED = {np.dtype("float16"), np.dtype("float32"), np.dtype("float64")}
 MOST = 2**53  # elements that float64 counts
 
 THREADS = numba.config.NUMBA_NUM_THREADS
@@ -59,8 +58,9 @@ def stored(call: Call, a: Array) -> Array | None:
         return None
     if a.dtype.kind not in "f":
         a = a.astype(call.dtype)
-    kind = STORED.get(a.dtype) if a.dtype.isnative and a.flags.aligned else None
-    return None if kind is None else a.view(kind)
+    if a.dtype not in STORED or not (a.dtype.isnative and a.flags.aligned):
+        return None
+    return a.view("u2") if a.dtype.itemsize == 2 else a  # the kernels know float16 by its bits
 
 
 def fixed(view: Array) -> Array:
@@ -77,18 +77,23 @@ def launch(kernel: Any, pieces: int, *arguments: Any) -> None:
         kernels.TOGETHER[kernel](pieces, *arguments)
 
 
+ONE, ZERO = ({dtype: fixed(np.full((1, 1, 1, 1), n, dtype)) for dtype in ("float32", "float64")} for n in (1.0, 0.0))
+
+
 class Work:
     """A call as the kernels take it: x as (A, B, C, D), its slices (a, c)."""
 
-    __slots__ = ("bias", "call", "kind", "lowering", "most", "n", "weight", "x")
+    __slots__ = ("bias", "call", "computing", "kind", "lowering", "most", "n", "weight", "x")
 
     def __init__(self, call: Call, x: Array, lowering: Lowering, most: int | None) -> None:
         self.call, self.lowering, self.most = call, lowering, most
-        self.x = fixed(x.transpose(lowering.order).reshape(lowering.shape))
+        self.x = fixed(lowering.open(x))
         self.n = float(lowering.shape[1] * lowering.shape[3])
+        self.computing = "float64" if x.itemsize == 8 else "float32"
         own = kernels.OWN if call.layout.centred else kernels.AT_ZERO
         self.kind = own if call.given is None else kernels.GIVEN
-        self.weight, self.bias = self.parameter(call.weight, 1.0), self.parameter(call.bias, 0.0)
+        self.weight = ONE[self.computing] if call.weight is None else self.parameter(call.weight)
+        self.bias = ZERO[self.computing] if call.bias is None else self.parameter(call.bias)
         if self.weight.shape[3] != self.bias.shape[3]:  # they vary along rows, or neither does
             row = lowering.shape[3:]
             wide = (np.broadcast_to(p, p.shape[:3] + row).copy() for p in (self.weight, self.bias))
@@ -97,31 +102,25 @@ class Work:
     @classmethod
     def of(cls, call: Call, x: Array, most: int | None = None) -> Work | None:
         """Return the work on x, by at most so many threads; None where the kernels do not do it."""
-        if call.mask is not None or call.sync is not None or not isinstance(call.eps, float):
+        if call.mask is not None or call.sync is not None or type(call.eps) is not float:
             return None
         if x.size == 0 or x.ndim == 0 or x.size > MOST:
             return None
-        layout = call.layout
-        a = layout.split(np, x)
-        order = memory_order(a)
-        if order is None:
-            a = np.ascontiguousarray(a)
-            order = tuple(range(a.ndim))
-        parameters = [layout.split(np, call.laid(p)) for p in (call.weight, call.bias) if p is not None]
-        varying = tuple(i for i in range(a.ndim) if any(p.shape[i] > 1 for p in parameters))
-        lowering = lower(a.shape, order, layout.shared, varying)
-        return None if lowering is None else cls(call, a, lowering, most)
+        parameters = [call.laid(p).shape for p in (call.weight, call.bias) if p is not None]
+        lowering = lower(call.layout, x.shape, x.strides, x.itemsize, *parameters)
+        if lowering is None and not x.flags.c_contiguous:
+            x = np.ascontiguousarray(x)
+            lowering = lower(call.layout, x.shape, x.strides, x.itemsize, *parameters)
+        return None if lowering is None else cls(call, x, lowering, most)
 
-    def parameter(self, value: Array | None, default: float) -> Array:
+    def parameter(self, value: Array) -> Array:
         """Return weight or bias as four axes."""
-        if value is None:
-            return fixed(np.full((1, 1, 1, 1), default, self.call.computing))
-        return fixed(self.lowering.lay(self.call.layout.split(np, self.call.laid(value))))
+        return fixed(self.lowering.lay(self.call.laid(value)))
 
     def table(self, value: Array | None = None) -> Array:
         """Return a new table of the slices, or one of what is given for them, zeros where that is nothing."""
         a, _, c, _ = self.lowering.shape
-        table = np.zeros((a, 1, c, 1), self.call.computing)
+        table = np.zeros((a, 1, c, 1), self.computing)
         if value is not None:
             table[...] = self.lowering.lay(value)
         return table
@@ -131,33 +130,25 @@ class Work:
         few = threads > 1 and self.lowering.shape[0] * self.lowering.shape[2] < 2 * threads
         return self.lowering.columns is not None and (self.lowering.narrow or few)
 
-    def result(self, y: Array) -> Array:
-        """Return what was computed along x's memory in x's shape."""
-        return y.transpose(self.lowering.inverse).reshape(self.call.x.shape)
-
     # ------------------------------------------------------------------------------ forward
 
     def standardize(self, *, alone: bool = False) -> tuple[Array, Statistics]:
         """Return the normalised array, empty where statistics are wanted alone, and the statistics."""
-        call, low, given = self.call, self.lowering, self.call.given
-        mean, rest, var = (
-            (self.table(), self.table(), self.table())
-            if given is None
-            else (self.table(given.mean), self.table(given.rest), self.table(given.var))
-        )
-        y = np.empty((0,) * 4 if alone else low.sizes, self.x.dtype)
+        low, given = self.lowering, self.call.given
+        parts = (None, None, None) if given is None else given[1:]
+        mean, rest, var = tables = [self.table(part) for part in parts]
+        y = np.empty((0,) * 4 if alone else low.shape, self.x.dtype)
         with cores(self.x.size, self.most) as threads:
             (self._columns if self.down(threads) else self._rows)(y, mean, rest, var, threads)
         if given is not None:
             s = given
-        elif call.layout.centred:
-            s = Statistics(int(self.n), *(low.restore(table) for table in (mean, rest, var)))
+        elif self.kind == kernels.OWN:
+            s = Statistics(int(self.n), *map(low.statistic, tables))
         else:
-            s = Statistics(None, None, None, low.restore(var))
-        return y if alone else self.result(y), s
+            s = Statistics(None, None, None, low.statistic(var))
+        return y if alone else low.close(y, self.call.x.shape), s
 
     def _rows(self, y: Array, mean: Array, rest: Array, var: Array, threads: int) -> None:
-        y = y if y.size == 0 else y.reshape(self.x.shape)
         launch(
             kernels.rows, self.pieces(threads), self.x, y, mean, rest, var, self.weight, self.bias,
             self.call.eps, self.kind,
@@ -172,7 +163,7 @@ class Work:
     def _columns(self, y: Array, mean: Array, rest: Array, var: Array, threads: int) -> None:
         columns = self.lowering.columns
         a, _, c, _ = self.lowering.shape
-        x, width = fixed(self.x.reshape(columns.shape)), min(WIDTH, columns.shape[2])
+        x, width = fixed(self.x.reshape(columns.shape)), columns.width
         if self.kind != kernels.GIVEN:
             shift = np.zeros((a, 1, c, 1))
             if self.kind == kernels.OWN:
@@ -199,12 +190,12 @@ class Work:
         if along and {self.weight.shape, self.bias.shape} != {(1, 1, 1, low.shape[3])}:
             return None
         g = fixed(np.ascontiguousarray(self.call.layout.split(np, dy).transpose(low.order)).reshape(low.shape))
-        dx = np.empty(low.sizes, self.x.dtype)
+        dx = np.empty(low.shape, self.x.dtype)
         tables = self.table(s.mean), self.table(s.rest), self.table(s.var)
         with cores(self.x.size, self.most) as threads:
             pull = self._pull_columns if self.down(threads) else self._pull_rows
-            dweight, dbias = pull(g, dx.reshape(low.shape), tables, threads)
-        return self.result(dx), self.gradient(self.call.weight, dweight), self.gradient(self.call.bias, dbias)
+            dweight, dbias = pull(g, dx, tables, threads)
+        return low.close(dx, self.call.x.shape), self.gradient(self.call.weight, dweight), self.gradient(self.call.bias, dbias)
 
     def gradient(self, parameter: Array | None, table: Array) -> Array | None:
         """Return the gradient of weight or bias, from that of what it is as four axes."""
@@ -213,7 +204,7 @@ class Work:
         shape = self.call.layout.split(np, self.call.laid(parameter)).shape
         axes = tuple(i for i, size in enumerate(shape) if size == 1)
         total = self.lowering.restore(table).sum(axis=axes, keepdims=True)
-        return self.call.gradient(parameter, total.astype(self.call.computing))
+        return self.call.gradient(parameter, total.astype(self.computing))
 
     def _pull_rows(self, dy: Array, dx: Array, tables: tuple[Array, ...], threads: int) -> tuple[Array, Array]:
         a, b, c, d = self.lowering.shape
@@ -234,7 +225,7 @@ class Work:
     def _pull_columns(self, dy: Array, dx: Array, tables: tuple[Array, ...], threads: int) -> tuple[Array, Array]:
         columns = self.lowering.columns
         a, _, c, _ = self.lowering.shape
-        x, width = fixed(self.x.reshape(columns.shape)), min(WIDTH, columns.shape[2])
+        x, width = fixed(self.x.reshape(columns.shape)), columns.width
         dweight, dbias = np.zeros((2, threads, a, c * columns.depth))
         arguments = self.call.eps, c, columns.depth, width
         launch(kernels.columns_products, threads, x, fixed(dy.reshape(x.shape)), *tables, dweight, dbias, *arguments)
@@ -242,7 +233,7 @@ class Work:
         lost = [0.0 * tables[2], 0.0 * tables[2]]
         for i, g in enumerate((dbias, dweight)):
             if self.kind == kernels.OWN or (self.kind == kernels.AT_ZERO and i == 1):
-                lost[i] = ((self.weight * g).sum(axis=3, keepdims=True) / self.n).astype(self.call.computing)
+                lost[i] = ((self.weight * g).sum(axis=3, keepdims=True) / self.n).astype(self.computing)
         launch(
             kernels.columns_pullback, threads, x, fixed(dy.reshape(x.shape)), dx.reshape(x.shape), *tables, self.weight, *lost,
             *arguments,
