@@ -1,7 +1,7 @@
 """python -m anynorm: what the library is worth on this machine.
 
 `check` runs every norm, or its gradient, on every array library that is installed, and sets its errors beside those of
-the native norms.
+the native norms. `bench` times them; `_bench.py` holds it.
 
 Array libraries are imported inside functions alone: the command has to start, and to say what is missing, without any.
 """
@@ -20,8 +20,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeAlias
 
 import anynorm
 
+from . import _report
+from ._bench import add_bench
+from ._report import MISSED, say, watched
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 Array: TypeAlias = Any
 Namespace: TypeAlias = Any
@@ -226,12 +230,6 @@ def take(found: Found, np: Namespace, y: Array) -> Array:
     return found.xp.asnumpy(y) if found.name == "cupy" else np.asarray(y)
 
 
-def say(error: Exception) -> str:
-    """Return an exception in one line."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-
-
 # --------------------------------------------------------------------------------------------------
 # The data
 # --------------------------------------------------------------------------------------------------
@@ -418,12 +416,8 @@ def as_json(report: Report) -> str:
 
 def show(report: Report) -> None:
     """Print the report: the libraries, the table, what it means, and the verdict."""
-    head, cells, foot = heading(report), table(report), legend(report)
     verdict = f"{report.missed} of {len(report.rows)} promises MISSED." if report.missed else "Every promise is kept."
-    if installed("rich"):
-        show_rich(head, cells, foot, verdict)
-    else:
-        show_plain(head, cells, foot, verdict)
+    _report.show([heading(report), _report.Table(table(report), RIGHT), legend(report)], verdict)
 
 
 def heading(report: Report) -> list[str]:
@@ -456,7 +450,6 @@ def table(report: Report) -> list[tuple[str, ...]]:
     return cells
 
 
-MISSED = "MISSED"
 RIGHT = range(2, 6)  # the columns of numbers
 
 
@@ -504,59 +497,6 @@ def notes(rows: list[Row]) -> list[str]:
         if row.note:
             norms.setdefault((row.library, row.note), {})[row.norm] = None
     return [f"{library}, {', '.join(names)}: {note}" for (library, note), names in norms.items()]
-
-
-def show_plain(head: list[str], cells: list[tuple[str, ...]], foot: list[str], verdict: str) -> None:
-    """Print the report where Rich is not installed."""
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    pads = [str.rjust if i in RIGHT else str.ljust for i in range(len(widths))]
-    lines = []
-    for row in cells:
-        padded = (pad(cell, width) for pad, cell, width in zip(pads, row, widths, strict=True))
-        lines.append("  ".join(padded).rstrip())
-    rule = "-" * (sum(widths) + 2 * len(widths) - 2)
-    print("\n".join([*head, "", lines[0], rule, *lines[1:], "", *foot, "", verdict]))
-
-
-def show_rich(head: list[str], cells: list[tuple[str, ...]], foot: list[str], verdict: str) -> None:
-    """Print the report with Rich."""
-    box, rich_table, text = (import_module(f"rich.{name}") for name in ("box", "table", "text"))
-    console = import_module("rich.console").Console(highlight=False, markup=False)  # [torch] is no markup
-    console.width = max(console.width, 80)  # narrower, the cells would be cut
-    grid = rich_table.Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for i, title in enumerate(cells[0]):
-        grid.add_column(title, justify="right" if i in RIGHT else "left", no_wrap=True)
-    for row in cells[1:]:
-        if row[0] and grid.row_count:
-            grid.add_section()
-        grid.add_row(*(text.Text(cell, style="bold red" if cell == MISSED else "") for cell in row))
-    console.print("\n".join([*head, ""]), soft_wrap=True)
-    console.print(grid)
-    console.print("\n".join(["", *foot, ""]), soft_wrap=True)
-    console.print(verdict, style="bold red" if MISSED in verdict else "bold")
-
-
-def installed(name: str) -> bool:
-    """Whether a module that is not needed can be imported."""
-    try:
-        import_module(name)
-    except ImportError:
-        return False
-    return True
-
-
-def watched(items: Sequence[Any], describe: Callable[[Any], str]) -> Iterator[Any]:
-    """Yield the items one by one, behind a progress bar where somebody watches."""
-    if not (sys.stderr.isatty() and installed("rich")):
-        yield from items
-        return
-    console = import_module("rich.console").Console(stderr=True)
-    with import_module("rich.progress").Progress(console=console, transient=True) as bar:
-        task = bar.add_task("", total=len(items))
-        for item in items:
-            bar.update(task, description=describe(item))
-            yield item
-            bar.advance(task)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -638,6 +578,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"anynorm {anynorm.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     add_check(commands)
+    add_bench(commands)
     arguments = parser.parse_args(argv)
     status: int = arguments.run(arguments)
     return status

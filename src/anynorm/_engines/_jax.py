@@ -1,4 +1,12 @@
-"""The engine for JAX: array-API code compiled as one function, where JAX would dispatch operation after operation."""
+"""The engine for JAX: one compiled function, where JAX would dispatch operation after operation.
+
+XLA decides what its sums cost and how exact they are, so they are written for it:
+
+* Two sums over one operand become one loop, and that loop is not vectorised along the last axis: there the operand is
+  made to be an array first.
+* Elements of a slice that do not lie side by side are added one after another: those are summed apart from the others.
+* What follows a sum is copied into each of its consumers, and rounded there in different ways: a barrier holds it.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 
 from .. import _standardize as array_api
 from .._call import Statistics
@@ -14,8 +23,12 @@ from .._call import Statistics
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .._arrays import Array
+    from .._arrays import Array, Shape
     from .._call import Call
+
+fixed = jax.lax.optimization_barrier
+
+# ---------------------------------------------------------------------------------- the engine
 
 
 def normalize(call: Call) -> tuple[Array, Statistics] | None:
@@ -39,38 +52,99 @@ def pull(call: Call, s: Statistics, dy: Array) -> tuple[Array, Array | None, Arr
     return done
 
 
-def _normalize(call: Call) -> tuple[Array, Statistics]:
-    y, s = array_api.normalize(call)
-    return y, _arrays_of(s)
-
-
-def _statistics(call: Call) -> Statistics:
-    return _arrays_of(array_api.statistics(call))
-
-
-def _arrays_of(s: Statistics) -> Statistics:
-    """Return statistics without a count that is known: compiled code would make an array of it."""
-    return s._replace(count=None) if isinstance(s.count, int) else s
-
-
-def _counted(call: Call, s: Statistics) -> Statistics:
-    if s.count is not None or s.mean is None:
-        return s
-    return s._replace(count=math.prod(call.x.shape) // max(1, math.prod(s.var.shape)))
-
-
 def compose(function: Callable[..., Any], *arguments: Any) -> Any:
     """Call a function compiled for everything in its arguments, which are nested tuples, but arrays and floats."""
     leaves, tree = jax.tree.flatten(arguments)
-    varying = [leaf for leaf in leaves if isinstance(leaf, (jax.Array, float))]
-    fixed = tuple(_VARIES if isinstance(leaf, (jax.Array, float)) else leaf for leaf in leaves)
-    return _compiled(function, tree, fixed, varying)
+    varies = [isinstance(leaf, (jax.Array, float)) for leaf in leaves]
+    varying = [leaf for leaf, apart in zip(leaves, varies, strict=True) if apart]
+    known = tuple(_VARIES if apart else leaf for leaf, apart in zip(leaves, varies, strict=True))
+    return _compiled(function, tree, known, varying)
 
 
 _VARIES = object()
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2), inline=True)
-def _compiled(function: Callable[..., Any], tree: Any, fixed: tuple[Any, ...], varying: list[Any]) -> Any:
+def _compiled(function: Callable[..., Any], tree: Any, known: tuple[Any, ...], varying: list[Any]) -> Any:
     values = iter(varying)
-    return function(*jax.tree.unflatten(tree, [next(values) if leaf is _VARIES else leaf for leaf in fixed]))
+    return function(*jax.tree.unflatten(tree, [next(values) if leaf is _VARIES else leaf for leaf in known]))
+
+
+# ---------------------------------------------------------------------------------- what is compiled
+
+
+def _normalize(call: Call) -> tuple[Array, Statistics]:
+    if call.mask is not None or call.given is not None or 0 in call.x.shape:
+        y, s = array_api.normalize(call)
+        return y, s._replace(count=None) if isinstance(s.count, int) else s  # or an array would be made of it
+    x = call.inner(call.x)
+    if call.layout.centred:
+        d, s = centre(x, call.layout.shared)
+    else:
+        d, s = x, Statistics(None, None, None, mean(x * x, call.layout.shared))
+    return call.finish(array_api.divide(call.xp, d, s.var, call.eps)), s
+
+
+def _statistics(call: Call) -> Statistics:
+    if call.mask is not None or 0 in call.x.shape:
+        s = array_api.statistics(call)
+        return s._replace(count=None) if isinstance(s.count, int) else s
+    return centre(call.inner(call.x), call.layout.shared)[1]
+
+
+def _counted(call: Call, s: Statistics) -> Statistics:
+    """Return statistics with the count of a slice, where that is known."""
+    if s.count is not None or s.mean is None:
+        return s
+    return s._replace(count=math.prod(call.x.shape) // max(1, math.prod(s.var.shape)))
+
+
+def centre(x: Array, axes: Shape) -> tuple[Array, Statistics]:
+    """Return x less its mean, and the statistics of its slices.
+
+    Both come of deviations from a number near the slice's elements, which is one of them where all are equal: so then
+    they are exactly 0. The result does not depend on that number, so it has no part in a gradient.
+    """
+    along = axes == (x.ndim - 1,)
+    element = x[tuple(slice(0, 1) if i in axes else slice(None) for i in range(x.ndim))]
+    near = element + mean((x if along else sample(x, axes)) - element, axes)
+    near = fixed(jax.lax.stop_gradient(near))
+    d = fixed(x - near) if along else x - near
+    left = mean(d, axes)
+    var = mean(d * d, axes) - left * left
+    first = near + left
+    first, rest, var = fixed((first, left - (first - near), jnp.where(var > 0, var, 0.0 * var)))
+    return d - left if along else (x - first) - rest, Statistics(None, first, rest, var)
+
+
+SAMPLE = 256  # elements of a slice, whose mean is near that of all
+SHORT = 512  # elements that may be added one after another
+
+
+def sample(x: Array, axes: Shape) -> Array:
+    """Return about SAMPLE elements of every slice, evenly spaced, all that there are of the innermost axes."""
+    many = math.prod([x.shape[i] for i in axes]) // SAMPLE
+    for axis in axes:
+        step = min(x.shape[axis], max(1, many))
+        x = jax.lax.slice_in_dim(x, (step - 1) // 2, None, step, axis)
+        many //= step
+    return x
+
+
+def mean(a: Array, axes: Shape) -> Array:
+    """Return the mean over axes, which stay at size 1."""
+    size = math.prod([a.shape[i] for i in axes])
+    total = _sum(a, axes) / size
+    if size <= SHORT:  # a large element costs those added after it their last digits
+        total = total + _sum(a - total, axes) / size
+    return total
+
+
+def _sum(a: Array, axes: Shape) -> Array:
+    """Sum over axes: first over the more of those that are innermost in memory and those that are not."""
+    inner = tuple(i for i in axes if all(j in axes for j in range(i, a.ndim)))
+    outer = tuple(i for i in axes if i not in inner)
+    if not (inner and outer):
+        return jnp.sum(a, axis=axes, keepdims=True)
+    more, fewer = sorted((inner, outer), key=lambda group: -math.prod([a.shape[i] for i in group]))
+    return jnp.sum(fixed(jnp.sum(a, axis=more, keepdims=True)), axis=fewer, keepdims=True)
