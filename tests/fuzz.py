@@ -10,6 +10,7 @@ to. The library looks at no array's values, so variances and counts, and eps and
 
 from __future__ import annotations
 
+import inspect
 import argparse
 import contextlib
 import functools
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 LIMIT = 1e18  # above, squares leave float32: infinities and NaN are documented
 HALF_LIMIT = 100.0  # of numbers in a call with parameters in 16 bits: its result may not fit them
-FUNCTIONS = tuple(name for name in anynorm.__all__ if callable(getattr(anynorm, name)) and name.islower())
+FUNCTIONS = tuple(name for name in anynorm.__all__ if inspect.isfunction(getattr(anynorm, name)) and name != "engine")
 
 # ------------------------------------------------------------------------------------------------ what there is to draw
 

@@ -85,7 +85,7 @@ MEMORY = {
 @pytest.mark.parametrize("shape", [(16, 32, 64, 64), (64, 32, 1024)])
 def test_no_norm_of_slices_of_many_elements_takes_more_than_three_times_its_input(call, dtype, shape):
     x = np.random.default_rng(0).standard_normal(shape).astype(dtype)
-    call(x[:2])
+    call(x)  # imports and compiles what it needs
     tracemalloc.start()
     call(x)
     _, peak = tracemalloc.get_traced_memory()
@@ -97,6 +97,7 @@ def test_no_norm_of_slices_of_many_elements_takes_more_than_three_times_its_inpu
 def test_affine_takes_no_more(norm):
     x = np.random.default_rng(0).standard_normal((16, 32, 64, 64)).astype(np.float32)
     parameter = np.ones((1, 32, 1, 64), dtype=np.float32)
+    norm.call(x, weight=parameter, bias=parameter)
     tracemalloc.start()
     norm.call(x, weight=parameter, bias=parameter)
     _, peak = tracemalloc.get_traced_memory()

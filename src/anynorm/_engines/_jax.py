@@ -82,7 +82,7 @@ def _normalize(call: Call) -> tuple[Array, Statistics]:
         d, s = centre(x, call.layout.shared)
     else:
         d, s = x, Statistics(None, None, None, mean(x * x, call.layout.shared))
-    return call.finish(array_api.divide(call.xp, d, s.var, call.eps)), s
+    return call.finish(d * fixed(array_api.rstd(call.xp, s.var, call.eps))), s
 
 
 def _statistics(call: Call) -> Statistics:
@@ -110,10 +110,11 @@ def centre(x: Array, axes: Shape) -> tuple[Array, Statistics]:
     near = element + mean((x if along else sample(x, axes)) - element, axes)
     near = fixed(jax.lax.stop_gradient(near))
     d = fixed(x - near) if along else x - near
-    left = mean(d, axes)
-    var = mean(d * d, axes) - left * left
+    left, square = mean(d, axes), mean(d * d, axes)
+    var = jnp.where(square > left * left, square - left * left, 0.0 * square)  # rounding may leave less than 0
+    var = jnp.where(jnp.isinf(square), square, var)
     first = near + left
-    first, rest, var = fixed((first, left - (first - near), jnp.where(var > 0, var, 0.0 * var)))
+    first, rest, var = fixed((first, left - (first - near), var))
     return d - left if along else (x - first) - rest, Statistics(None, first, rest, var)
 
 
@@ -133,10 +134,10 @@ def sample(x: Array, axes: Shape) -> Array:
 
 def mean(a: Array, axes: Shape) -> Array:
     """Return the mean over axes, which stay at size 1."""
-    size = math.prod([a.shape[i] for i in axes])
+    size = float(math.prod([a.shape[i] for i in axes]))  # as an int of 2**31 it would overflow
     total = _sum(a, axes) / size
     if size <= SHORT:  # a large element costs those added after it their last digits
-        total = total + _sum(a - total, axes) / size
+        total = total + jnp.where(jnp.isfinite(total), _sum(a - total, axes) / size, 0.0)
     return total
 
 

@@ -12,22 +12,56 @@ Every kernel does piece `p` of `pieces` of the work, so that pieces may run side
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from filelock import FileLock
 from llvmlite import ir
 from numba import njit, prange, types
 from numba.extending import intrinsic, overload
+
+Kernel = Callable[..., Any]
 
 BLOCK = 1024  # elements that stay in the innermost cache, with what is made of them
 
 OWN, AT_ZERO, GIVEN = 0, 1, 2  # what a slice is standardised by: its mean and variance, its mean square, or neither
 
 
-def _compile(**options):
-    return njit(nogil=True, error_model="numpy", cache=True, **options)
+def inner(function: Kernel) -> Kernel:
+    """Compile a part of kernels, with each of them."""
+    return njit(nogil=True, error_model="numpy")(function)
 
 
-inner = _compile()
+def kernel(function: Kernel, **options: Any) -> Any:
+    """Compile a kernel when it is first called, or take it from the cache on disk, if there is a place for one."""
+    options |= {"nogil": True, "error_model": "numpy"}
+    try:
+        compiled = njit(cache=True, **options)(function)
+    except RuntimeError:  # neither the package's folder nor the user's can be written to
+        return njit(**options)(function)
+    compile_ = compiled.compile
+
+    def compile_alone(signature: Any) -> Any:
+        # Processes that save different signatures at once would give one file's name to both.
+        with _lock(compiled.stats.cache_path):
+            return compile_(signature)
+
+    compiled.compile = compile_alone
+    return compiled
+
+
+def in_parallel(function: Kernel) -> Any:
+    """Compile a kernel whose loop over pieces runs on several cores."""
+    return kernel(function, parallel=True)
+
+
+@cache
+def _lock(folder: str) -> FileLock:
+    return FileLock(Path(folder) / "anynorm.lock")
+
 
 # ---------------------------------------------------------------------------------- half precision
 
@@ -226,7 +260,7 @@ def _standardize_row(row, out, mean, rest, rstd, weight, bias, scratch, scratch_
         store(y, out[i : i + BLOCK])
 
 
-@inner
+@kernel
 def rows(x, y, mean, rest, var, weight, bias, eps, kind, pieces, p):
     """Standardise slices, each while it is in the cache. An empty y asks for the statistics alone."""
     dtype = mean.dtype.type
@@ -291,7 +325,7 @@ def _pull_row(row, dy_row, out, mean, rest, rstd, weight, shift, scale, scratche
         store(dx, out[i : i + BLOCK])
 
 
-@inner
+@kernel
 def rows_pullback(x, dy, dx, mean, rest, var, weight, dweight, dbias, eps, kind, pieces, p):
     """Pull the gradient of slices back. dweight and dbias are of one element a row, along D, or empty."""
     dtype = mean.dtype.type
@@ -368,7 +402,7 @@ def _sum_columns(x, base, s, q):
         q[j] += d * d
 
 
-@inner
+@kernel
 def columns_sums(x, shift, s, q, columns, depth, width, pieces, p):
     """Add the deviations from shift, of shape (A, 1, C, 1), and their squares to s and q, of shape (pieces, A, C)."""
     scratch, base = np.empty(width, np.float32), np.empty(width)
@@ -392,7 +426,7 @@ def columns_sums(x, shift, s, q, columns, depth, width, pieces, p):
                 j = end
 
 
-@inner
+@kernel
 def first_elements(x, out):
     """Write the first element of every slice to a table, (A, 1, C, 1)."""
     scratch = np.empty(1, np.float32)
@@ -401,7 +435,7 @@ def first_elements(x, out):
             out[a, 0, c, 0] = _first(x, a, 0, c, 0, scratch)
 
 
-@inner
+@kernel
 def statistics(shift, s, q, n, kind, mean, rest, var):
     """Turn sums over slices, each of shape (A, C), into the tables of their statistics."""
     for a in range(s.shape[0]):
@@ -417,7 +451,7 @@ def _standardize_columns(x, y, mean, rest, rstd, weight, bias):
         y[j] = ((x[j] - mean[j]) - rest[j]) * rstd[j] * weight[j] + bias[j]
 
 
-@inner
+@kernel
 def columns_apply(x, y, mean, rest, var, weight, bias, eps, columns, depth, width, pieces, p):
     """Standardise by statistics that are known."""
     dtype = mean.dtype.type
@@ -449,7 +483,7 @@ def _product_columns(dy, x, mean, rest, s, q):
         q[j] += g * np.float64((x[j] - mean[j]) - rest[j])
 
 
-@inner
+@kernel
 def columns_products(x, dy, mean, rest, var, dweight, dbias, eps, columns, depth, width, pieces, p):
     """Add dy * y and dy to dweight and dbias, of shape (pieces, A, C * D)."""
     dtype = mean.dtype.type
@@ -482,7 +516,7 @@ def _pull_columns(x, dy, dx, mean, rest, rstd, weight, shift, scale):
         dx[j] = ((dy[j] * weight[j] - shift[j]) - ((x[j] - mean[j]) - rest[j]) * scale[j]) * rstd[j]
 
 
-@inner
+@kernel
 def columns_pullback(x, dy, dx, mean, rest, var, weight, shift, scale, eps, columns, depth, width, pieces, p):
     """Pull the gradient back, less shift and the part of scale along y, which are of shape (A, 1, C, 1)."""
     dtype = mean.dtype.type
@@ -515,16 +549,50 @@ def columns_pullback(x, dy, dx, mean, rest, var, weight, shift, scale, eps, colu
 # ---------------------------------------------------------------------------------- side by side
 
 
-def _together(kernel):
-    @_compile(parallel=True)
-    def run(pieces, *arguments):
-        for p in prange(pieces):
-            kernel(*arguments, pieces, p)
+# A loop each, since Numba does not cache what encloses other functions.
 
-    return run
+
+@in_parallel
+def _rows(pieces, *arguments):
+    for p in prange(pieces):
+        rows(*arguments, pieces, p)
+
+
+@in_parallel
+def _rows_pullback(pieces, *arguments):
+    for p in prange(pieces):
+        rows_pullback(*arguments, pieces, p)
+
+
+@in_parallel
+def _columns_sums(pieces, *arguments):
+    for p in prange(pieces):
+        columns_sums(*arguments, pieces, p)
+
+
+@in_parallel
+def _columns_apply(pieces, *arguments):
+    for p in prange(pieces):
+        columns_apply(*arguments, pieces, p)
+
+
+@in_parallel
+def _columns_products(pieces, *arguments):
+    for p in prange(pieces):
+        columns_products(*arguments, pieces, p)
+
+
+@in_parallel
+def _columns_pullback(pieces, *arguments):
+    for p in prange(pieces):
+        columns_pullback(*arguments, pieces, p)
 
 
 TOGETHER = {
-    kernel: _together(kernel)
-    for kernel in (rows, rows_pullback, columns_sums, columns_apply, columns_products, columns_pullback)
+    rows: _rows,
+    rows_pullback: _rows_pullback,
+    columns_sums: _columns_sums,
+    columns_apply: _columns_apply,
+    columns_products: _columns_products,
+    columns_pullback: _columns_pullback,
 }

@@ -66,8 +66,8 @@ class Lowering(NamedTuple):
         return y.reshape(shape) if self.straight else y.reshape(self.sizes).transpose(self.inverse).reshape(shape)
 
     def lay(self, a: Any) -> Any:
-        """Return an array that broadcasts to x as four axes, each at size 1 or whole."""
-        a = self.layout.split(np, a).transpose(self.order)
+        """Return an array that broadcasts to the split x as four axes, each at size 1 or whole."""
+        a = a.transpose(self.order)
         sizes = list(a.shape)
         for slot in self.slots:
             if any(a.shape[i] > 1 for i in slot):  # it may vary along some of the axes that make a slot
@@ -93,7 +93,10 @@ class Lowering(NamedTuple):
 
 @lru_cache(maxsize=4096)
 def lower(layout: Layout, shape: Shape, strides: Shape, itemsize: int, *parameters: Shape) -> Lowering | None:
-    """Lower x and the shapes of weight and bias, None where x has holes, or where four axes do not hold it."""
+    """Lower x and the shapes of weight and bias.
+
+    None where x has holes, where four axes do not hold it, or where weight or bias laid along them would be as large.
+    """
     if layout.groups is not None:
         shape, strides, parameters = _split(layout, shape, strides, parameters)
     order = _memory_order(shape, strides, itemsize)
@@ -102,6 +105,10 @@ def lower(layout: Layout, shape: Shape, strides: Shape, itemsize: int, *paramete
     if order is None or slots is None:
         return None
     sizes = tuple(shape[i] for i in order)
+    for parameter in parameters:
+        laid = math.prod([math.prod(sizes[i] for i in s) for s in slots if any(parameter[order[i]] > 1 for i in s)])
+        if laid > math.prod(parameter) and 4 * laid > math.prod(sizes):
+            return None
     a, b, c, d = (math.prod([sizes[i] for i in slot]) for slot in slots)
     vary = [any(order[i] in varying for i in slot) for slot in slots]
     return Lowering(

@@ -115,7 +115,7 @@ class Work:
 
     def parameter(self, value: Array) -> Array:
         """Return weight or bias as four axes."""
-        return fixed(self.lowering.lay(self.call.laid(value)))
+        return fixed(self.lowering.lay(self.call.layout.split(np, self.call.laid(value))))
 
     def table(self, value: Array | None = None) -> Array:
         """Return a new table of the slices, or one of what is given for them, zeros where that is nothing."""
