@@ -115,7 +115,7 @@ class Figure(NamedTuple):
         return measured >= self.wished if self.below == "anynorm" else measured <= self.wished
 
 
-EXTRA_BYTES = 1_000_000  # that a fused call may take besides its result
+EXTRA, EXTRA_BYTES = "extra bytes", 1_000_000  # that a fused call may take besides its result
 
 
 def figures() -> Iterator[Figure]:
@@ -182,7 +182,7 @@ def taken(library: str, results: Iterable[Result]) -> Reached:
     most = max(known, default=None)
     reached = None if most is None else most < EXTRA_BYTES
     name = f"{library} the forward calls above, at most"
-    return Reached(name, "extra bytes", f"below {EXTRA_BYTES}", most, None, reached)
+    return Reached(name, EXTRA, f"below {size(EXTRA_BYTES)}", most, None, reached)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -190,15 +190,16 @@ def taken(library: str, results: Iterable[Result]) -> Reached:
 # --------------------------------------------------------------------------------------------------
 
 
-def machine(engines: Iterable[str] = ()) -> dict[str, Any]:
-    """Return what the figures were measured on."""
+def machine() -> dict[str, Any]:
+    """Return what the figures are measured on, and how busy it is before."""
     packages = ("numpy", "torch", "jax", "flax", "numba", "onnxruntime")
     return {
         "cpu": processor(),
         "cores": cores(),
         "python": platform.python_version(),
         "versions": {name: found for name in packages if (found := version(name))},
-        "engines": sorted(set(engines)),
+        "engines": [],
+        "load": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
         "threads": os.environ.get("ANYNORM_NUM_THREADS") or os.environ.get("OMP_NUM_THREADS") or str(cores()),
     }
 
@@ -230,8 +231,8 @@ def on(found: Mapping[str, Any]) -> str:
     """Return the machine in a line."""
     versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
     engines = f"; engines that ran: {', '.join(found['engines'])}" if found["engines"] else ""
-    cores = f"{found['cores']} core{'s' * (found['cores'] > 1)}"
-    return f"{found['cpu']}, {cores}, {found['threads']} threads; Python {found['python']}, {versions}{engines}"
+    what = f"{found['cpu']}, cores: {found['cores']}, threads: {found['threads']}, load before: {found['load']}"
+    return f"{what}; Python {found['python']}, {versions}{engines}"
 
 
 class Library(NamedTuple):
@@ -307,7 +308,7 @@ def figures_table(rows: Sequence[Reached]) -> Table:
     for row in rows:
         (library, _, case), (last_library, _, _) = row.case.partition(" "), above.case.partition(" ")
         first = "" if library == last_library else library, "" if row.case == above.case else case
-        number = str(row.measured) if isinstance(row.measured, int) else times_as_long(row.measured)
+        number = times_as_long(row.measured) if row.figure != EXTRA else size(row.measured)
         verdict = "reached" if row.reached else MISSED
         cells.append((*first, row.figure, row.wished, number, percent(row.noise), verdict))
         above = row
@@ -318,7 +319,7 @@ def times_as_long(ratio: float | None) -> str:
     """Return a ratio with three digits."""
     if ratio is None:
         return "-"
-    return f"{ratio:.2f}" if ratio < 10 else f"{ratio:.1f}" if ratio < 100 else f"{ratio:.0f}"
+    return f"{ratio:.2f}" if ratio < 9.995 else f"{ratio:.1f}" if ratio < 99.95 else f"{ratio:.0f}"
 
 
 def percent(share: float | None) -> str:
@@ -334,7 +335,7 @@ def duration(seconds: float | None) -> str:
     return f"{times_as_long(seconds * factor)} {unit}"
 
 
-def size(count: int | None) -> str:
+def size(count: float | None) -> str:
     """Return a number of bytes."""
     if count is None:
         return "-"
@@ -344,7 +345,7 @@ def size(count: int | None) -> str:
 
 LEGEND = [
     "native: torch.nn.functional, for NumPy too; of JAX flax.linen. work: forward, or both it and the gradient of x.",
-    "mode: with all threads, or one; of JAX eager calls, or under jit. The copy is of x alone, also where work is both.",
+    "mode: with all threads, or one; of JAX eager calls, or under jit. The copy is of x, also where work is both.",
     "noise: by how much two medians of the same copy differ. -: not to be had, or not to be known.",
 ]
 
@@ -401,7 +402,12 @@ STYLES = {"anynorm": ("C3", "o"), "native": ("C0", "s"), "textbook": ("C1", "^")
 
 
 def plot(results: Sequence[Result], file: str) -> None:
-    """Draw the time per byte against the size, a panel for each library and norm."""
+    """Write the plot to a file."""
+    drawn(results).savefig(file, dpi=150)
+
+
+def drawn(results: Sequence[Result]) -> Any:
+    """Return the figure of the time per byte against the size, a panel for each library and norm."""
     figure_module = import_module("matplotlib.figure")
     of = [library for library in ("numpy", "torch") if any(result.case.library == library for result in results)]
     names = {"numpy": "NumPy", "torch": "PyTorch"}
@@ -417,7 +423,7 @@ def plot(results: Sequence[Result], file: str) -> None:
         panel.set_xlabel("bytes of x")
     handles, labels = panels[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=len(STYLES))
-    figure.savefig(file, dpi=150)
+    return figure
 
 
 def sizes(library: str, norm: str) -> list[Case]:
@@ -443,8 +449,8 @@ SLOWER = "slower"
 
 REVISIONS_LEGEND = [
     "ours: the anynorm that runs; theirs: the revision, in two processes. noise: the largest of what those two differ",
-    "by, three standard errors of the ratio by the scatter of the rounds, and three standard deviations of the ratio by",
-    "what those two differ by over all the cases. new: the revision does not do it.",
+    "by, three standard errors of the ratio by the scatter of the rounds, and three standard deviations of the ratio",
+    "by what those two differ by over all the cases. new: the revision does not do it.",
 ]
 
 
@@ -464,11 +470,11 @@ def shown_against(rows: Sequence[Compared], title: Sequence[str]) -> None:
     show([list(title), table, [*REVISIONS_LEGEND, *notes]], f"Of {len(rows)} cases: {said}.", bad=SLOWER)
 
 
-def against_as_json(rows: Sequence[Compared], revision: str, commit: str) -> str:
+def against_as_json(rows: Sequence[Compared], revision: str, commit: str, where: Mapping[str, Any]) -> str:
     """Return the structure that the help of the command documents."""
     document = {
         "anynorm": anynorm.__version__,
-        "machine": machine(),
+        "machine": where,
         "against": {"revision": revision, "commit": commit},
         "slower": sum(row.verdict == SLOWER for row in rows),
         "cases": [{"name": row.case.name, **row._asdict(), "case": row.case._asdict()} for row in rows],
@@ -478,12 +484,13 @@ def against_as_json(rows: Sequence[Compared], revision: str, commit: str) -> str
 
 def against(arguments: argparse.Namespace, cases: Sequence[Case], rounds: int | None, commit: str) -> int:
     """Compare with a revision, report, and return the exit status."""
+    where = machine()
     rows = revisions.run(commit, watched(cases, lambda case: case.name), rounds)
     if arguments.json:
-        print(against_as_json(rows, arguments.against, commit))
+        print(against_as_json(rows, arguments.against, commit, where))
     else:
         title = f"anynorm {anynorm.__version__} bench, against {arguments.against} ({commit[:12]})"
-        shown_against(rows, [title, on(machine())])
+        shown_against(rows, [title, on(where)])
     return 1 if any(row.verdict in (SLOWER, "failed") for row in rows) else 0
 
 
@@ -522,7 +529,8 @@ exit status:
 
 --json prints one object:
   anynorm    the version
-  machine    cpu, cores, python, versions, engines (that ran), threads
+  machine    cpu, cores, python, versions, engines (that ran; not known of
+             --against), load (before), threads
   libraries  of each: name, version, problem (null: usable)
   figures    of each: case, figure (what is measured), wished, measured, noise,
              reached (null: not measured)
@@ -559,8 +567,9 @@ def run(arguments: argparse.Namespace, refuse: Callable[[str], NoReturn]) -> int
     rounds = arguments.rounds or (QUICK_ROUNDS if arguments.quick else None)
     if commit is not None:
         return against(arguments, cases, rounds, commit)
+    where = machine()
     results = [measure(case, rounds) for case in watched(cases, lambda case: case.name)]
-    where = machine(engine for result in results for engine in result.engines)
+    where["engines"] = sorted({engine for result in results for engine in result.engines})
     if arguments.plot:
         plot(results, arguments.plot)
     if arguments.json:

@@ -14,7 +14,7 @@ import statistics
 import sys
 import time
 import tracemalloc
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
@@ -373,8 +373,8 @@ def threads(case: Case) -> Iterator[None]:
         engine = getattr(import_module("anynorm"), "engine", None)  # which early revisions lack
         if engine is not None:
             stack.enter_context(engine(threads=1))
-        with suppress(ImportError):
-            torch = import_module("torch")
+        torch = sys.modules.get("torch")
+        if torch is not None:
             stack.callback(torch.set_num_threads, torch.get_num_threads())
             torch.set_num_threads(1)
         yield

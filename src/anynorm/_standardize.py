@@ -140,10 +140,9 @@ def pull(call: Call, s: Statistics, dy: Array) -> tuple[Array, Array | None, Arr
     """Return the gradients of x, weight and bias, given that of the result."""
     xp, dtype = call.xp, call.computing
     g = xp.astype(dy, dtype, copy=False)
-    y = call.inner(call.x)
-    mean = call.mean(y)
-    y = standardize_by(s, y, mean, call.eps)
+    mean = call.mean(call.inner(call.x))
     # One array lets go of the last: there are never more than three.
+    y = standardize_by(s, call.inner(call.x), mean, call.eps)
     with quiet(xp):
         dweight = None if call.weight is None else _sum_to(call, call.weight, g * call.join(y))
         dbias = None if call.bias is None else _sum_to(call, call.bias, g)

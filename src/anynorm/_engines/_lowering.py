@@ -162,6 +162,8 @@ def _slots(order: Axes, shape: Shape, shared: Axes, varying: set[int]) -> tuple[
             return None
         slots[place] = run
         place -= 1
+    if slots[3] and not slots[1]:  # then the slices are rows, one after another
+        slots[0], slots[2] = slots[2], ()
     # Along a row weight and bias are one number each, or vary with every element.
     row: Axes = ()
     for _, run in groupby(slots[3], key=lambda i: order[i] in varying):
@@ -170,8 +172,6 @@ def _slots(order: Axes, shape: Shape, shared: Axes, varying: set[int]) -> tuple[
         if slots[2]:
             return None
         slots[1], slots[3] = slots[3][: -len(row)], row
-    if slots[3] and not slots[1]:  # then the slices are rows, one after another
-        slots[0], slots[2] = slots[2], ()
     return slots[0], slots[1], slots[2], slots[3]
 
 
