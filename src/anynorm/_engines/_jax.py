@@ -2,8 +2,8 @@
 
 XLA decides what its sums cost and how exact they are, so they are written for it:
 
-* Two sums over one operand become one loop, and that loop is not vectorised along the last axis: there the operand is
-  made to be an array first.
+* Two sums over one operand become one loop, which saves a reading, but along the last axis is not vectorised: there the
+  second waits for the first.
 * Elements of a slice that do not lie side by side are added one after another: those are summed apart from the others.
 * What follows a sum is copied into each of its consumers, and rounded there in different ways: a barrier holds it.
 """
@@ -102,20 +102,35 @@ def _counted(call: Call, s: Statistics) -> Statistics:
 def centre(x: Array, axes: Shape) -> tuple[Array, Statistics]:
     """Return x less its mean, and the statistics of its slices.
 
-    Both come of deviations from a number near the slice's elements, which is one of them where all are equal: so then
-    they are exactly 0. The result does not depend on that number, so it has no part in a gradient.
+    The sums are of deviations from a number near the slice's elements. The result does not depend on that number, so it
+    has no part in a gradient.
     """
-    along = axes == (x.ndim - 1,)
-    element = x[tuple(slice(0, 1) if i in axes else slice(None) for i in range(x.ndim))]
-    near = element + mean((x if along else sample(x, axes)) - element, axes)
-    near = fixed(jax.lax.stop_gradient(near))
-    d = fixed(x - near) if along else x - near
-    left, square = mean(d, axes), mean(d * d, axes)
-    var = jnp.where(square > left * left, square - left * left, 0.0 * square)  # rounding may leave less than 0
-    var = jnp.where(jnp.isinf(square), square, var)
+    near, left, var = (_along if axes == (x.ndim - 1,) else _across)(x, axes)
     first = near + left
-    first, rest, var = fixed((first, left - (first - near), var))
-    return d - left if along else (x - first) - rest, Statistics(None, first, rest, var)
+    first, rest = fixed((first, left - (first - near)))
+    return (x - near) - left, Statistics(None, first, rest, var)
+
+
+def _along(x: Array, axes: Shape) -> tuple[Array, Array, Array]:
+    """Return a number near the elements of each slice, what the mean is more, and the variance, along the last axis."""
+    near = jax.lax.stop_gradient(mean(x, axes))
+    near, left = fixed((near, mean(x - near, axes)))
+    d = (x - near) - left
+    var = mean(d * d, axes)
+    # Of a slice of equal elements the rounding of left is left, far below the last place of any.
+    constant = jnp.sqrt(var * float(x.shape[-1])) <= jnp.finfo(x.dtype).eps / 4 * jnp.abs(near)
+    return near, *fixed((jnp.where(constant, (near + left) - near, left), jnp.where(constant, 0.0 * var, var)))
+
+
+def _across(x: Array, axes: Shape) -> tuple[Array, Array, Array]:
+    """Return the same over other axes, in one reading."""
+    element = x[tuple(slice(0, 1) if i in axes else slice(None) for i in range(x.ndim))]
+    near = fixed(jax.lax.stop_gradient(element + mean(sample(x, axes) - element, axes)))  # of equal elements, the same
+    d = x - near
+    left, square = mean(d, axes), mean(d * d, axes)
+    excess = left * left
+    var = jnp.where(square > excess, square - excess, 0.0 * square)  # rounding may leave less than 0
+    return near, *fixed((left, jnp.where(jnp.isinf(square), square, var)))
 
 
 SAMPLE = 256  # elements of a slice, whose mean is near that of all
