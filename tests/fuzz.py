@@ -10,10 +10,10 @@ to. The library looks at no array's values, so variances and counts, and eps and
 
 from __future__ import annotations
 
-import inspect
 import argparse
 import contextlib
 import functools
+import inspect
 import math
 import random
 import sys

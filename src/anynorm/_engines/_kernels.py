@@ -30,7 +30,7 @@ BLOCK = 1024  # elements that stay in the innermost cache, with what is made of 
 OWN, AT_ZERO, GIVEN = 0, 1, 2  # what a slice is standardised by: its mean and variance, its mean square, or neither
 
 
-def inner(function: Kernel) -> Kernel:
+def inner(function: Kernel) -> Any:
     """Compile a part of kernels, with each of them."""
     return njit(nogil=True, error_model="numpy")(function)
 
@@ -68,16 +68,18 @@ def _lock(folder: str) -> FileLock:
 
 @intrinsic
 def _as_float(_, bits):
-    return types.float32(types.uint32), lambda context, builder, signature, args: builder.bitcast(
-        args[0], context.get_value_type(types.float32)
-    )
+    def generate(context, builder, signature, args):
+        return builder.bitcast(args[0], ir.FloatType())
+
+    return types.float32(types.uint32), generate
 
 
 @intrinsic
 def _as_bits(_, value):
-    return types.uint32(types.float32), lambda context, builder, signature, args: builder.bitcast(
-        args[0], context.get_value_type(types.uint32)
-    )
+    def generate(context, builder, signature, args):
+        return builder.bitcast(args[0], ir.IntType(32))
+
+    return types.uint32(types.float32), generate
 
 
 U = np.uint32
@@ -85,7 +87,7 @@ U = np.uint32
 
 @intrinsic
 def _widen_float16(_, bits):
-    def generate(context, builder, signature, args):  # noqa: ARG001
+    def generate(context, builder, signature, args):
         return builder.fpext(builder.bitcast(args[0], ir.HalfType()), ir.FloatType())
 
     return types.float32(types.uint16), generate
@@ -93,7 +95,7 @@ def _widen_float16(_, bits):
 
 @intrinsic
 def _narrow_float16(_, value):
-    def generate(context, builder, signature, args):  # noqa: ARG001
+    def generate(context, builder, signature, args):
         return builder.bitcast(builder.fptrunc(args[0], ir.HalfType()), ir.IntType(16))
 
     return types.uint16(types.float32), generate
@@ -108,7 +110,7 @@ def _widen_bfloat16(half):
 def _narrow_bfloat16(value):
     bits = _as_bits(value)
     rounded = U(U(bits + U(0x7FFF) + U(U(bits >> U(16)) & U(1))) >> U(16))
-    if value != value:  # rounding would carry some NaN to infinity
+    if math.isnan(value):  # rounding would carry some NaN to infinity
         rounded = U(U(bits >> U(16)) | U(0x40))
     return np.int16(np.uint16(rounded))
 
@@ -361,15 +363,14 @@ def rows_pullback(x, dy, dx, mean, rest, var, weight, dweight, dbias, eps, kind,
         shift = shift / n if kind == OWN else 0.0
         scale = scale / n if kind != GIVEN else 0.0
         for b in range(x.shape[1]):
-            _pull_row(
-                x[a, b, c], dy[a, b, c], dx[a, b, c], m, r, rstd, _at(weight, a, b, c), dtype(shift), dtype(scale), scratches
-            )  # fmt: skip
+            row, dy_row, w_row = x[a, b, c], dy[a, b, c], _at(weight, a, b, c)
+            _pull_row(row, dy_row, dx[a, b, c], m, r, rstd, w_row, dtype(shift), dtype(scale), scratches)
 
 
 # ---------------------------------------------------------------------------------- down columns
 #
-# The array comes as (A, B, L). Its L columns are C slices of D neighbours each, several times over where rows are short:
-# column j belongs to slice (j // D) % C.
+# The array comes as (A, B, L). Its L columns are C slices of D neighbours each, several times over where rows are
+# short, so column j belongs to slice (j // D) % C.
 
 
 @inner

@@ -166,8 +166,8 @@ def _slots(order: Axes, shape: Shape, shared: Axes, varying: set[int]) -> tuple[
         slots[0], slots[2] = slots[2], ()
     # Along a row weight and bias are one number each, or vary with every element.
     row: Axes = ()
-    for _, run in groupby(slots[3], key=lambda i: order[i] in varying):
-        row = tuple(run)
+    for _, same in groupby(slots[3], key=lambda i: order[i] in varying):
+        row = tuple(same)
     if row != slots[3]:
         if slots[2]:
             return None

@@ -15,7 +15,7 @@ from ._lowering import lower
 if TYPE_CHECKING:
     from .._arrays import Array
     from .._call import Call
-    from ._lowering import Lowering
+    from ._lowering import Columns, Lowering
 
 STORED = {np.dtype("float16"), np.dtype("float32"), np.dtype("float64")}
 MOST = 2**53  # elements that float64 counts
@@ -56,7 +56,7 @@ def stored(call: Call, a: Array) -> Array | None:
     """Return an array of numbers as the kernels take it, None where they do not."""
     if type(a) is not np.ndarray:
         return None
-    if a.dtype.kind not in "f":
+    if a.dtype.kind != "f":
         a = a.astype(call.dtype)
     if a.dtype not in STORED or not (a.dtype.isnative and a.flags.aligned):
         return None
@@ -125,10 +125,10 @@ class Work:
             table[...] = self.lowering.lay(value)
         return table
 
-    def down(self, threads: int) -> bool:
-        """Whether to walk down columns: rows are too short, or slices too few to keep the threads busy."""
+    def down(self, threads: int) -> Columns | None:
+        """Return how to walk down columns, where rows are too short, or slices too few to keep the threads busy."""
         few = threads > 1 and self.lowering.shape[0] * self.lowering.shape[2] < 2 * threads
-        return self.lowering.columns is not None and (self.lowering.narrow or few)
+        return self.lowering.columns if self.lowering.narrow or few else None
 
     # ------------------------------------------------------------------------------ forward
 
@@ -136,21 +136,25 @@ class Work:
         """Return the normalised array, empty where statistics are wanted alone, and the statistics."""
         low, given = self.lowering, self.call.given
         parts = (None, None, None) if given is None else given[1:]
-        mean, rest, var = tables = [self.table(part) for part in parts]
+        tables = [self.table(part) for part in parts]
         y = np.empty((0,) * 4 if alone else low.shape, self.x.dtype)
         with cores(self.x.size, self.most) as threads:
-            (self._columns if self.down(threads) else self._rows)(y, mean, rest, var, threads)
+            columns = self.down(threads)
+            if columns is None:
+                self._rows(y, tables, threads)
+            else:
+                self._columns(columns, y, tables, threads)
         if given is not None:
             s = given
         elif self.kind == kernels.OWN:
             s = Statistics(int(self.n), *map(low.statistic, tables))
         else:
-            s = Statistics(None, None, None, low.statistic(var))
+            s = Statistics(None, None, None, low.statistic(tables[2]))
         return y if alone else low.close(y, self.call.x.shape), s
 
-    def _rows(self, y: Array, mean: Array, rest: Array, var: Array, threads: int) -> None:
+    def _rows(self, y: Array, tables: list[Array], threads: int) -> None:
         launch(
-            kernels.rows, self.pieces(threads), self.x, y, mean, rest, var, self.weight, self.bias,
+            kernels.rows, self.pieces(threads), self.x, y, *tables, self.weight, self.bias,
             self.call.eps, self.kind,
         )  # fmt: skip
 
@@ -160,8 +164,7 @@ class Work:
         slices = self.lowering.shape[0] * self.lowering.shape[2]
         return 1 if threads == 1 else min(slices, threads * (PIECES if threads == THREADS else 1))
 
-    def _columns(self, y: Array, mean: Array, rest: Array, var: Array, threads: int) -> None:
-        columns = self.lowering.columns
+    def _columns(self, columns: Columns, y: Array, tables: list[Array], threads: int) -> None:
         a, _, c, _ = self.lowering.shape
         x, width = fixed(self.x.reshape(columns.shape)), columns.width
         if self.kind != kernels.GIVEN:
@@ -173,11 +176,11 @@ class Work:
                 s, q = np.zeros((2, threads, a, c))
                 launch(kernels.columns_sums, threads, x, shift, s, q, c, columns.depth, width)
                 s, q = s.sum(axis=0), q.sum(axis=0)
-                kernels.statistics(shift, s, q, self.n, self.kind, mean, rest, var)
+                kernels.statistics(shift, s, q, self.n, self.kind, *tables)
                 shift = shift + s[:, None, :, None] / self.n
         if y.size:
             launch(
-                kernels.columns_apply, threads, x, y.reshape(x.shape), mean, rest, var, self.weight, self.bias,
+                kernels.columns_apply, threads, x, y.reshape(x.shape), *tables, self.weight, self.bias,
                 self.call.eps, c, columns.depth, width,
             )  # fmt: skip
 
@@ -193,9 +196,16 @@ class Work:
         dx = np.empty(low.shape, self.x.dtype)
         tables = self.table(s.mean), self.table(s.rest), self.table(s.var)
         with cores(self.x.size, self.most) as threads:
-            pull = self._pull_columns if self.down(threads) else self._pull_rows
-            dweight, dbias = pull(g, dx, tables, threads)
-        return low.close(dx, self.call.x.shape), self.gradient(self.call.weight, dweight), self.gradient(self.call.bias, dbias)
+            columns = self.down(threads)
+            if columns is None:
+                dweight, dbias = self._pull_rows(g, dx, tables, threads)
+            else:
+                dweight, dbias = self._pull_columns(columns, g, dx, tables, threads)
+        return (
+            low.close(dx, self.call.x.shape),
+            self.gradient(self.call.weight, dweight),
+            self.gradient(self.call.bias, dbias),
+        )
 
     def gradient(self, parameter: Array | None, table: Array) -> Array | None:
         """Return the gradient of weight or bias, from that of what it is as four axes."""
@@ -220,10 +230,12 @@ class Work:
             self.call.eps, self.kind,
         )  # fmt: skip
         laid = (1, 1, 1, -1) if along else (a, b, c, -1)
-        return tuple(g.sum(axis=0).reshape(laid) if g.size else g for g in (dweight, dbias))
+        dweight, dbias = (g.sum(axis=0).reshape(laid) if g.size else g for g in (dweight, dbias))
+        return dweight, dbias
 
-    def _pull_columns(self, dy: Array, dx: Array, tables: tuple[Array, ...], threads: int) -> tuple[Array, Array]:
-        columns = self.lowering.columns
+    def _pull_columns(
+        self, columns: Columns, dy: Array, dx: Array, tables: tuple[Array, ...], threads: int
+    ) -> tuple[Array, Array]:
         a, _, c, _ = self.lowering.shape
         x, width = fixed(self.x.reshape(columns.shape)), columns.width
         dweight, dbias = np.zeros((2, threads, a, c * columns.depth))
@@ -235,7 +247,7 @@ class Work:
             if self.kind == kernels.OWN or (self.kind == kernels.AT_ZERO and i == 1):
                 lost[i] = ((self.weight * g).sum(axis=3, keepdims=True) / self.n).astype(self.computing)
         launch(
-            kernels.columns_pullback, threads, x, fixed(dy.reshape(x.shape)), dx.reshape(x.shape), *tables, self.weight, *lost,
-            *arguments,
+            kernels.columns_pullback, threads, x, fixed(dy.reshape(x.shape)), dx.reshape(x.shape), *tables, self.weight,
+            *lost, *arguments,
         )  # fmt: skip
         return dweight, dbias

@@ -1,7 +1,7 @@
 """The engine for tensors of PyTorch on CPUs: Numba's, which reads and writes their memory as NumPy arrays.
 
-What torch differentiates goes through an autograd function, whose gradient is a kernel's, too. Where that gradient is to
-be differentiated in its turn, or the statistics are, array-API code is differentiated in its place.
+What torch differentiates goes through an autograd function, whose gradient is a kernel's, too. Where that gradient is
+to be differentiated in its turn, or the statistics are, array-API code is differentiated in its place.
 """
 
 from __future__ import annotations
