@@ -46,9 +46,11 @@ def shrunk(case: Case) -> Case:
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Have array-API code do the work, here and in workers: it takes no compiling."""
     monkeypatch.setenv("ANYNORM_ENGINE", "array-api")
+    with anynorm.engine("array-api"):
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -78,7 +78,7 @@ def moments(
     xp = call.xp
     s = statistics(call)
     count = s.counts(xp)
-    parts = (count, s.mean, s.var * count)
+    parts = (count, s.mean + s.rest, s.var * count)
     return Moments(*(as_array(a if keepdims else xp.squeeze(a, axis=axes)) for a in parts))
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import os
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -157,7 +156,6 @@ def _chosen(library: str) -> tuple[str, ModuleType | None]:
     return name, _modules[module]
 
 
-@cache
 def _from_environment() -> str | None:
     asked = os.environ.get("ANYNORM_ENGINE") or None
     if asked is not None:

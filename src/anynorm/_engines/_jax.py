@@ -2,10 +2,10 @@
 
 XLA decides what its sums cost and how exact they are, so they are written for it:
 
-* Two sums over one operand become one loop, which saves a reading, but along the last axis is not vectorised: there the
-  second waits for the first.
+* Two sums over one operand become one loop, which saves a reading. Along the last axis it is not vectorised, and there
+  array-API code is the faster.
 * Elements of a slice that do not lie side by side are added one after another: those are summed apart from the others.
-* What follows a sum is copied into each of its consumers, and rounded there in different ways: a barrier holds it.
+* What follows a sum is copied into each of its consumers, and rounded there in different ways.
 """
 
 from __future__ import annotations
@@ -74,22 +74,29 @@ def _compiled(function: Callable[..., Any], tree: Any, known: tuple[Any, ...], v
 
 
 def _normalize(call: Call) -> tuple[Array, Statistics]:
-    if call.mask is not None or call.given is not None or 0 in call.x.shape:
+    x = call.inner(call.x)
+    if call.given is not None or not sums_here(call, x):
         y, s = array_api.normalize(call)
         return y, s._replace(count=None) if isinstance(s.count, int) else s  # or an array would be made of it
-    x = call.inner(call.x)
     if call.layout.centred:
         d, s = centre(x, call.layout.shared)
     else:
-        d, s = x, Statistics(None, None, None, mean(x * x, call.layout.shared))
+        d, s = x, Statistics(None, None, None, mean_square(x, call.layout.shared))
     return call.finish(d * fixed(array_api.rstd(call.xp, s.var, call.eps))), s
 
 
 def _statistics(call: Call) -> Statistics:
-    if call.mask is not None or 0 in call.x.shape:
+    x = call.inner(call.x)
+    if not sums_here(call, x):
         s = array_api.statistics(call)
         return s._replace(count=None) if isinstance(s.count, int) else s
-    return centre(call.inner(call.x), call.layout.shared)[1]
+    return centre(x, call.layout.shared)[1]
+
+
+def sums_here(call: Call, x: Array) -> bool:
+    """Whether the sums below are those to use: not under a mask, nor of nothing, nor centred along the last axis."""
+    along = call.layout.shared == (x.ndim - 1,)
+    return call.mask is None and 0 not in x.shape and not (along and call.layout.centred)
 
 
 def _counted(call: Call, s: Statistics) -> Statistics:
@@ -100,60 +107,48 @@ def _counted(call: Call, s: Statistics) -> Statistics:
 
 
 def centre(x: Array, axes: Shape) -> tuple[Array, Statistics]:
-    """Return x less its mean, and the statistics of its slices.
+    """Return x less its mean, and the statistics of its slices, both of which one reading gives.
 
-    The sums are of deviations from a number near the slice's elements. The result does not depend on that number, so it
-    has no part in a gradient.
+    The sums are of deviations from a number near the elements; where all are equal it is one of them, and they are 0.
+    The result does not depend on that number, so it has no part in a gradient.
     """
-    near, left, var = (_along if axes == (x.ndim - 1,) else _across)(x, axes)
-    first = near + left
-    first, rest = fixed((first, left - (first - near)))
-    return (x - near) - left, Statistics(None, first, rest, var)
-
-
-def _along(x: Array, axes: Shape) -> tuple[Array, Array, Array]:
-    """Return a number near the elements of each slice, what the mean is more, and the variance, along the last axis."""
-    near = jax.lax.stop_gradient(mean(x, axes))
-    near, left = fixed((near, mean(x - near, axes)))
-    d = (x - near) - left
-    var = mean(d * d, axes)
-    # Of a slice of equal elements the rounding of left is left, far below the last place of any.
-    constant = jnp.sqrt(var * float(x.shape[-1])) <= jnp.finfo(x.dtype).eps / 4 * jnp.abs(near)
-    return near, *fixed((jnp.where(constant, (near + left) - near, left), jnp.where(constant, 0.0 * var, var)))
-
-
-def _across(x: Array, axes: Shape) -> tuple[Array, Array, Array]:
-    """Return the same over other axes, in one reading."""
     element = x[tuple(slice(0, 1) if i in axes else slice(None) for i in range(x.ndim))]
-    near = fixed(jax.lax.stop_gradient(element + mean(sample(x, axes) - element, axes)))  # of equal elements, the same
+    near = fixed(jax.lax.stop_gradient(element + sampled_mean(x - element, axes)))
     d = x - near
-    left, square = mean(d, axes), mean(d * d, axes)
+    left, square = mean(d, axes), mean_square(d, axes)
     excess = left * left
     var = jnp.where(square > excess, square - excess, 0.0 * square)  # rounding may leave less than 0
-    return near, *fixed((left, jnp.where(jnp.isinf(square), square, var)))
+    left, var = fixed((left, jnp.where(jnp.isinf(square), square, var)))
+    return (x - near) - left, Statistics(None, near, left, var)
 
 
 SAMPLE = 256  # elements of a slice, whose mean is near that of all
-SHORT = 512  # elements that may be added one after another
+SHORT = 512  # elements of a slice whose squares are summed twice
 
 
-def sample(x: Array, axes: Shape) -> Array:
-    """Return about SAMPLE elements of every slice, evenly spaced, all that there are of the innermost axes."""
-    many = math.prod([x.shape[i] for i in axes]) // SAMPLE
+def sampled_mean(a: Array, axes: Shape) -> Array:
+    """Return the mean of about SAMPLE elements of every slice, evenly spaced along the outermost axes."""
+    many = math.prod([a.shape[i] for i in axes]) // SAMPLE
     for axis in axes:
-        step = min(x.shape[axis], max(1, many))
-        x = jax.lax.slice_in_dim(x, (step - 1) // 2, None, step, axis)
+        step = min(a.shape[axis], max(1, many))
+        a = jax.lax.slice_in_dim(a, (step - 1) // 2, None, step, axis)
         many //= step
-    return x
+    # The sum comes last: what comes after it may be copied into each consumer, and rounded there in different ways.
+    return _sum(a / float(math.prod([a.shape[i] for i in axes])), axes)
 
 
 def mean(a: Array, axes: Shape) -> Array:
     """Return the mean over axes, which stay at size 1."""
     size = float(math.prod([a.shape[i] for i in axes]))  # as an int of 2**31 it would overflow
-    total = _sum(a, axes) / size
-    if size <= SHORT:  # a large element costs those added after it their last digits
-        total = total + jnp.where(jnp.isfinite(total), _sum(a - total, axes) / size, 0.0)
-    return total
+    return _sum(a, axes) / size
+
+
+def mean_square(a: Array, axes: Shape) -> Array:
+    """Return the mean square; of a short slice with what its large elements cost those that were added after them."""
+    square = mean(a * a, axes)
+    if math.prod([a.shape[i] for i in axes]) > SHORT:
+        return square
+    return square + jnp.where(jnp.isfinite(square), mean(a * a - square, axes), 0.0)
 
 
 def _sum(a: Array, axes: Shape) -> Array:

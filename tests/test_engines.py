@@ -1,0 +1,481 @@
+"""The engines: which of them does a call, that it does what array-API code does, and that it lives with others."""
+
+from __future__ import annotations
+
+import contextvars
+import json
+import os
+import subprocess
+import sys
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import anynorm
+from anynorm import RunningStats, vjp
+from anynorm._engines import watch
+from oracles import NORMS, assert_within, data, standardized
+
+F32 = np.float32
+numba = pytest.mark.library("numba")
+each_norm = pytest.mark.parametrize("norm", NORMS, ids=str)
+
+
+def who(function, *arguments):
+    """Return the engines that run in a call."""
+    with watch() as ran:
+        function(*arguments)
+    return ran
+
+
+def python(code, **environment):
+    """Run code in a fresh interpreter and return what it prints."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        capture_output=True, text=True, check=False, env={**os.environ, **environment}, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+# ------------------------------------------------------------------------------------------------ who runs
+
+
+@numba
+def test_numba_does_what_is_plain_and_array_api_code_the_rest():
+    x = np.random.default_rng(0).standard_normal((4, 6, 5)).astype(F32)
+    stats = RunningStats(np.zeros(6), np.ones(6))
+    calls = {
+        lambda: anynorm.layer_norm(x): "numba",
+        lambda: anynorm.group_norm(x, 3, np.ones(6)): "numba",
+        lambda: anynorm.batch_norm(x, stats=stats): "numba",
+        lambda: anynorm.batch_norm_train(x, stats): "numba",
+        lambda: anynorm.moments(x): "numba",
+        lambda: anynorm.zscore(x): "numba",
+        lambda: vjp.instance_norm(x)[1](x): "numba",
+        lambda: anynorm.layer_norm(x > 0): "numba",
+        lambda: anynorm.layer_norm(x[::-1, ::2]): "numba",
+        lambda: anynorm.layer_norm(x, where=x > 0): "array-api",
+        lambda: anynorm.layer_norm(x, sync=lambda a: a): "array-api",
+        lambda: anynorm.layer_norm(x[:0]): "array-api",
+        lambda: anynorm.layer_norm(x.astype(">f4")): "array-api",
+        lambda: anynorm.layer_norm(x.astype(np.longdouble)): "array-api",
+        lambda: anynorm.layer_norm(x.view(np.recarray)): "array-api",
+    }
+    for call, engine in calls.items():
+        assert who(call) == {engine}
+
+
+@pytest.mark.library("jax")
+def test_jax_compiles_calls_as_one():
+    import jax.numpy as jnp
+
+    x = jnp.ones((4, 6, 5))
+    assert who(anynorm.layer_norm, x) == {"jax"}
+    assert who(lambda: anynorm.layer_norm(x, where=x > 0)) == {"jax"}
+    assert who(lambda: anynorm.layer_norm(x, sync=lambda a: a)) == {"array-api"}
+    assert who(lambda: vjp.batch_norm(x)[1](x)) == {"jax"}
+
+
+@pytest.mark.library("jax")
+def test_jax_compiles_once_for_what_it_has_seen():
+    import jax.numpy as jnp
+
+    from anynorm._engines import _jax
+
+    x = jnp.ones((4, 6, 5))
+    state = anynorm.running_stats(6, like=x)
+    _, state = anynorm.batch_norm_train(x, state, weight=jnp.ones(6), momentum=0.5, eps=1e-5)
+    before = _jax._compiled._cache_size()
+    for momentum, eps in ((0.1, 1e-5), (0.2, 1e-3), (0.3, 1e-3)):
+        _, state = anynorm.batch_norm_train(x + 1, state, weight=jnp.zeros(6), momentum=momentum, eps=eps)
+    assert _jax._compiled._cache_size() == before
+
+
+@numba
+@pytest.mark.library("torch")
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+def test_numba_does_what_torch_neither_traces_nor_transforms():
+    import torch
+    from torch.autograd import forward_ad
+
+    x = torch.randn(4, 6, 5)
+    for plain in (x, x.double(), x.half(), x.bfloat16(), x.clone().requires_grad_(), torch.nn.Parameter(x), x.mT):
+        assert who(anynorm.batch_norm, plain) == {"numba"}
+    assert who(lambda: anynorm.batch_norm(x.clone().requires_grad_()).sum().backward()) == {"numba"}
+    assert who(torch.func.vmap(anynorm.layer_norm), x) == {"array-api"}
+    assert who(torch.func.grad(lambda a: anynorm.layer_norm(a).sum()), x) == {"array-api"}
+    assert who(lambda: torch.func.jvp(anynorm.layer_norm, (x,), (x,))) == {"array-api"}
+    with forward_ad.dual_level():
+        assert who(anynorm.layer_norm, forward_ad.make_dual(x, x)) == {"array-api"}
+    assert who(anynorm.layer_norm, torch.empty(2, 3, device="meta")) == {"array-api"}
+    make_fx = torch.fx.experimental.proxy_tensor.make_fx
+    assert who(lambda: make_fx(lambda a: anynorm.layer_norm(a))(x)) == {"array-api"}
+
+
+# ------------------------------------------------------------------------------------------------ the choice
+
+
+def test_an_engine_is_chosen_for_a_block():
+    x = np.ones((2, 3))
+    fastest = who(anynorm.layer_norm, x)
+    with anynorm.engine("array-api"):
+        assert who(anynorm.layer_norm, x) == {"array-api"}
+        with anynorm.engine(threads=1):
+            assert who(anynorm.layer_norm, x) == {"array-api"}
+    assert who(anynorm.layer_norm, x) == fastest
+
+
+def test_the_choice_is_of_this_thread_and_this_task_alone():
+    x = np.ones((2, 3))
+    fastest = who(anynorm.layer_norm, x)
+    with anynorm.engine("array-api"), ThreadPoolExecutor(1) as pool:
+        assert pool.submit(who, anynorm.layer_norm, x).result() == fastest
+        inherited = contextvars.copy_context()
+    assert inherited.run(who, anynorm.layer_norm, x) == {"array-api"}
+
+
+def test_the_environment_chooses(monkeypatch):
+    x = np.ones((2, 3))
+    monkeypatch.setenv("ANYNORM_ENGINE", "array-api")
+    assert who(anynorm.layer_norm, x) == {"array-api"}
+    monkeypatch.setenv("ANYNORM_ENGINE", "cuda")
+    with pytest.raises(ValueError, match="ANYNORM_ENGINE needs to be one of array-api, numba, jax: got 'cuda'"):
+        anynorm.layer_norm(x)
+
+
+def test_what_is_no_engine_is_refused(monkeypatch):
+    with (
+        pytest.raises(ValueError, match="engine needs to be one of array-api, numba, jax: got 'numpy'"),
+        anynorm.engine("numpy"),
+    ):
+        pass
+    for threads, error in ((0, ValueError), (-1, ValueError), (1.5, TypeError), (True, TypeError)):
+        with pytest.raises(error, match="engine needs threads to be"), anynorm.engine(threads=threads):
+            pass
+    monkeypatch.setattr("anynorm._engines.find_spec", lambda _: None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'anynorm\[fast\]'"), anynorm.engine("numba"):
+        pass
+
+
+# ------------------------------------------------------------------------------------------------ the same result
+
+
+LAYOUTS = {
+    "C": lambda x: x,
+    "Fortran": np.asfortranarray,
+    "channels last": lambda x: np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1),
+    "transposed": lambda x: np.ascontiguousarray(x.T).T,
+    "strided": lambda x: np.repeat(x, 2, axis=-1)[..., ::2],
+    "reversed": lambda x: x[::-1],
+    "broadcast": lambda x: np.broadcast_to(x[:1], x.shape),
+}
+
+
+@st.composite
+def calls(draw):
+    """Draw a norm with its arguments, as a function of the module, and an array."""
+    shape = tuple(draw(st.lists(st.integers(1, 9), min_size=2, max_size=5)))
+    dtype = draw(st.sampled_from(["float16", "float32", "float64"]))
+    rng = np.random.default_rng(draw(st.integers(0, 99)))
+    spread = rng.standard_normal(shape) + draw(st.sampled_from([0.0, 3.0, 100.0]))
+    x = LAYOUTS[draw(st.sampled_from(sorted(LAYOUTS)))](spread.astype(dtype))
+    norm = draw(st.sampled_from(["layer", "rms", "group", "instance", "batch"]))
+    channel = draw(st.integers(0, len(shape) - 1))
+    if norm in ("layer", "rms"):
+        axes = tuple(sorted(draw(st.sets(st.integers(0, len(shape) - 1), min_size=1))))
+        own, keywords = tuple(shape[i] for i in axes), {"axis": axes}
+    else:
+        own, keywords = (shape[channel],), {"channel_axis": channel}
+    if norm == "group":
+        keywords["num_groups"] = draw(st.sampled_from([n for n in range(1, 10) if shape[channel] % n == 0]))
+    wide = tuple(draw(st.sampled_from([1, size])) for size in shape)
+    for name in ("weight", "bias"):
+        form = draw(st.sampled_from([None, own, wide]))
+        if form is not None:
+            keywords[name] = rng.uniform(0.5, 2, form).astype(draw(st.sampled_from(["float32", "float64"])))
+    return f"{norm}_norm", x, keywords, rng.standard_normal(shape).astype(dtype)
+
+
+def both(function, *arguments, **keywords):
+    """Return the result, and that of array-API code."""
+    y = function(*arguments, **keywords)
+    with anynorm.engine("array-api"):
+        return y, function(*arguments, **keywords)
+
+
+@numba
+@given(calls())
+def test_numba_does_what_array_api_code_does_in_every_layout(call):
+    name, x, keywords, dy = call
+    ours, theirs = both(getattr(anynorm, name), x, **keywords)
+    assert (ours.dtype, ours.shape) == (theirs.dtype, theirs.shape)
+    last = np.finfo(x.dtype).eps * (1 + np.abs(theirs).max())
+    assert_within(ours.astype(np.float64), theirs.astype(np.float64), 8 * last)
+    (_, pull), (_, pull_) = both(getattr(vjp, name), x, **keywords)
+    with anynorm.engine("array-api"):
+        expected = pull_(dy)
+    for g, g_ in zip(pull(dy), expected, strict=True):
+        assert (g is None) == (g_ is None)
+        if g is not None:
+            assert (g.dtype, g.shape) == (g_.dtype, g_.shape)
+            assert_within(g.astype(np.float64), g_.astype(np.float64), 64 * last * (1 + np.abs(g_).max()))
+
+
+@numba
+@each_norm
+@pytest.mark.parametrize("layout", ["C", "channels last"])
+@pytest.mark.parametrize("offset", [0.0, 1e4, 1e6])
+def test_many_cores_keep_the_promise(norm, layout, offset):
+    x = LAYOUTS[layout](data(f"offset {offset:g}", (16, 32, 28, 28)))
+    exact = norm.oracle(x)
+    for threads in (1, 2, 3):
+        with anynorm.engine(threads=threads):
+            assert_within(norm.call(x), exact, 2e-6)
+
+
+@numba
+@pytest.mark.parametrize("shape", [(1, 400_001), (2, 300_000), (3, 40, 70, 70), (1, 200_000, 3)])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_few_long_slices_keep_the_promise(shape, dtype):
+    x = data("offset 10000", shape, dtype)
+    axes = tuple(range(1, len(shape)))
+    bound = 2e-6 if dtype == "float32" else 1e-11  # at this offset the last place of float64 data of unit spread
+    for threads in (1, 2):
+        with anynorm.engine(threads=threads):
+            assert_within(anynorm.layer_norm(x, axis=axes), standardized(x, axes, 1e-5), bound)
+            last = np.moveaxis(x, 0, -1)
+            assert_within(
+                anynorm.layer_norm(last, axis=tuple(a - 1 for a in axes)),
+                np.moveaxis(standardized(x, axes, 1e-5), 0, -1),
+                bound,
+            )
+
+
+@numba
+def test_the_kernels_know_every_half():
+    import numba as nb
+
+    from anynorm._engines import _kernels
+
+    @nb.njit
+    def convert(source, target, scratch):
+        for i in range(0, source.size, 1024):
+            block = _kernels.load(source[i : i + 1024], scratch)
+            out = _kernels.room(target[i : i + 1024], scratch)
+            out[:] = block
+            _kernels.store(out, target[i : i + 1024])
+
+    scratch, halves = np.empty(1024, F32), np.arange(2**16, dtype=np.uint16)
+    floats = np.empty(2**16, F32)
+    convert(halves, floats, scratch)
+    assert np.array_equal(floats, halves.view(np.float16).astype(F32), equal_nan=True)
+    with np.errstate(over="ignore", invalid="ignore"):
+        between = np.concatenate(
+            [floats, np.nextafter(floats, F32(0)), (floats[1:] + floats[:-1]) / 2, F32(1e5) * floats]
+        )
+        expected = between.astype(np.float16)
+    narrow = np.empty(between.size, np.uint16)
+    convert(between, narrow, scratch)
+    assert np.array_equal(narrow.view(np.float16), expected, equal_nan=True)
+    back = np.empty(2**16, F32)
+    convert(halves.view(np.int16), back, scratch)
+    assert np.array_equal(back, (halves.astype(np.uint32) << 16).view(F32), equal_nan=True)
+    # bfloat16 rounds to the nearest, ties to even: as adding half a last place less what is odd does for integers.
+    numbers = between[np.isfinite(between)]
+    rounded = np.empty(numbers.size, np.int16)
+    convert(numbers, rounded, scratch)
+    wide = (rounded.view(np.uint16).astype(np.uint32) << 16).view(F32).astype(np.float64)
+    gap = np.spacing(np.abs(numbers).astype(np.float64)) * 2**45  # of bfloat16, which has 45 bits less
+    gap = np.maximum(gap, 2.0**-133)
+    assert np.all(np.abs(wide - numbers) <= gap / 2)
+    ties = np.abs(wide - numbers) == gap / 2
+    assert not np.any(rounded[ties] & 1)
+
+
+# ------------------------------------------------------------------------------------------------ memory
+
+
+@numba
+@each_norm
+@pytest.mark.parametrize("library", ["numpy", pytest.param("torch", marks=pytest.mark.library("torch"))])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_a_call_takes_its_output_and_less_than_a_megabyte(norm, library, dtype):
+    x = data("offset 3", (16, 64, 56, 56), dtype)
+    parameters = {name: np.ones([x.shape[i] for i in norm.runs_along(4)], F32) for name in ("weight", "bias")}
+    if library == "torch":
+        import torch
+
+        x, *rest = map(torch.from_numpy, (x, *parameters.values()))
+        parameters = dict(zip(parameters, rest, strict=True))
+    norm.call(x, **parameters)
+    tracemalloc.start()
+    y = norm.call(x, **parameters)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak - y.nbytes < 1e6
+
+
+# ------------------------------------------------------------------------------------------------ cores and processes
+
+
+@numba
+def test_a_call_takes_the_cores_that_no_other_has(monkeypatch):
+    from anynorm._engines import _cores
+
+    monkeypatch.setattr(_cores, "allowed", lambda: 4)
+    with _cores.cores(_cores.SMALL - 1) as threads:
+        assert threads == 1
+    with _cores.cores(_cores.SMALL) as threads, _cores.cores(_cores.SMALL) as others:
+        assert (threads, others) == (4, 1)
+    with _cores.cores(_cores.SMALL, most=2) as threads:
+        assert threads == 2
+
+
+@numba
+def test_threads_are_limited_by_argument_and_environment(monkeypatch):
+    import numba as nb
+
+    from anynorm._engines import _cores
+
+    monkeypatch.setattr(nb.config, "NUMBA_NUM_THREADS", 16)
+    for name in ("ANYNORM_NUM_THREADS", "OMP_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    assert _cores.allowed() == 16
+    monkeypatch.setenv("OMP_NUM_THREADS", "8")
+    assert _cores.allowed() == 8
+    monkeypatch.setenv("ANYNORM_NUM_THREADS", "5")
+    assert _cores.allowed() == 5
+    with anynorm.engine(threads=3):
+        assert _cores.allowed() == 3
+    monkeypatch.delenv("ANYNORM_NUM_THREADS")
+    monkeypatch.setattr(_cores.multiprocessing, "parent_process", object)
+    assert _cores.allowed() == 1
+    with anynorm.engine(threads=3):
+        assert _cores.allowed() == 3
+        monkeypatch.setattr(_cores, "_forked", True)
+        assert _cores.allowed() == 1
+
+
+LIBRARIES = Path(sys.prefix) / "lib"  # where pip puts TBB, and where no loader looks
+
+TOGETHER = """
+import os, sys, threading, numpy as np, numba, anynorm
+from concurrent.futures import ThreadPoolExecutor
+x = np.random.default_rng(0).standard_normal((32, 8, 28, 28)).astype(np.float32)
+with anynorm.engine("array-api"):
+    exact = anynorm.batch_norm(x)
+def right(_):
+    return np.abs(anynorm.batch_norm(x) - exact).max() < 1e-5
+with anynorm.engine(threads=2):
+    assert right(0)
+assert numba.threading_layer() == os.environ["NUMBA_THREADING_LAYER"], numba.threading_layer()
+with ThreadPoolExecutor(8) as pool:
+    assert all(pool.map(right, range(200)))
+child = os.fork()
+if child == 0:
+    os._exit(0 if right(0) and all(map(right, range(5))) else 1)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+assert right(0)
+print("alive")
+"""
+
+
+@numba
+@pytest.mark.parametrize("layer", ["omp", "workqueue", *(["tbb"] if list(LIBRARIES.glob("libtbb.so*")) else [])])
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_threads_and_forks_live_on_every_threading_layer(layer):
+    code = "import warnings; warnings.simplefilter('ignore', DeprecationWarning)\n" + TOGETHER  # of forks with threads
+    environment = {"NUMBA_THREADING_LAYER": layer, "NUMBA_NUM_THREADS": "2", "LD_LIBRARY_PATH": str(LIBRARIES)}
+    assert python(code, **environment) == "alive"
+
+
+EIGHT = """
+import sys, numpy as np, anynorm
+x = np.arange(12.0).reshape(3, 4).astype(sys.argv[1])
+y = anynorm.layer_norm(x, eps=0).astype(float)
+exact = (np.arange(4) - 1.5) / 1.25**0.5
+assert np.abs(y - exact).max() < 1e-3, y
+"""
+
+
+@numba
+@pytest.mark.slow
+def test_eight_processes_may_fill_the_cache_at_once(tmp_path):
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    for _ in range(2):  # to write it, and to read it
+        start = [
+            subprocess.Popen([sys.executable, "-c", EIGHT, dtype], env=environment)
+            for dtype in ("float16", "float32", "float64", "int32") * 2
+        ]
+        assert [process.wait(timeout=300) for process in start] == [0] * 8
+    kept = list(tmp_path.rglob("*rows-*.nbc"))
+    assert len(kept) == 3  # a file for each dtype, none written twice
+
+
+@numba
+def test_an_installation_that_cannot_be_written_to_works(tmp_path):
+    package = tmp_path / "anynorm"
+    subprocess.run(["cp", "-r", str(Path(anynorm.__file__).parent), str(package)], check=True)
+    for cache in package.rglob("__pycache__"):
+        subprocess.run(["rm", "-r", str(cache)], check=True)
+    (package / "_engines" / "__pycache__").touch()  # no folder can be made there, nor in the user's
+    nowhere = tmp_path / "file"
+    nowhere.touch()
+    code = "import numpy as np, anynorm; print(anynorm.__file__, anynorm.rms_norm(np.asarray([3.0, 4.0, 5.0])).size)"
+    out = python(
+        code, PYTHONPATH=str(tmp_path), PYTHONDONTWRITEBYTECODE="1", HOME=str(nowhere), XDG_CACHE_HOME=str(nowhere)
+    )
+    assert out == f"{package / '__init__.py'} 3"
+
+
+@numba
+def test_no_kernel_is_compiled_that_is_not_called():
+    code = """
+import numpy as np, anynorm, json
+anynorm.layer_norm(np.ones((3, 4)))
+from anynorm._engines import _kernels as k
+print(json.dumps([f.__name__ for f in (*k.TOGETHER, *k.TOGETHER.values()) if f.signatures]))
+"""
+    assert json.loads(python(code)) == ["rows"]
+
+
+# ------------------------------------------------------------------------------------------------ lowering
+
+
+def lowered(norm, x, **keywords):
+    from anynorm._call import prepare
+    from anynorm._engines._lowering import lower
+
+    call = prepare(norm, x)
+    return lower(call.layout, x.shape, x.strides, x.itemsize, **keywords)
+
+
+def test_the_norms_lower_to_four_axes():
+    from anynorm._norms import batch, group, instance, layer
+
+    first = np.empty((4, 6, 5, 7))
+    last = np.moveaxis(np.empty((4, 5, 7, 6)), -1, 1)
+    expected = {
+        "batch": (lambda _: batch("", 4, 1), (1, 4, 6, 35), (1, 140, 6, 1)),
+        "layer": (lambda _: layer("", 4, (1, 2, 3)), (4, 1, 1, 210), (4, 1, 1, 210)),
+        "instance": (lambda _: instance("", 4, 1), (24, 1, 1, 35), (4, 35, 6, 1)),
+        "group": (lambda x: group("", x, 1, 3), (12, 1, 1, 70), (4, 35, 3, 2)),
+    }
+    for layout, of_first, of_last in expected.values():
+        assert lowered(layout(first), first).shape == of_first
+        assert lowered(layout(last), last).shape == of_last
+
+
+def test_axes_that_alternate_more_often_do_not_lower():
+    from anynorm._norms import layer
+
+    x = np.empty((2, 2, 2, 2, 2, 2))
+    assert lowered(layer("", 6, (1, 3, 5)), x) is None
+    assert lowered(layer("", 6, (0, 3)), x) is None
+    assert lowered(layer("", 6, (1, 3)), x[:, :, 0, :, 0]) is None  # it has holes
