@@ -16,6 +16,7 @@ nox.options.default_venv_backend = "virtualenv"
 
 PROJECT = nox.project.load_toml("pyproject.toml")
 WORKERS = ("-n", "3", "--dist", "worksteal")
+PLAIN = "not compiled and not inductor and not jit and not bench and not engine"  # where there is a choice of engine
 
 
 def install(session: nox.Session, *groups: str) -> None:
@@ -28,18 +29,21 @@ def install(session: nox.Session, *groups: str) -> None:
 @nox.parametrize(
     ("library", "helpers"),
     [
-        nox.param("numpy", ("sklearn", "PIL", "scipy", "rich"), id="numpy"),
+        nox.param("numpy", ("numba", "matplotlib", "sklearn", "PIL", "scipy", "rich"), id="numpy"),
         nox.param("array_api_strict", (), id="strict"),
-        nox.param("torch", (), id="torch"),
+        nox.param("torch", ("numba",), id="torch"),
         nox.param("jax", ("flax",), id="jax"),
         nox.param("dask", ("distributed",), id="dask"),
     ],
 )
 def tests(session: nox.Session, library: str, helpers: tuple[str, ...]) -> None:
-    """Test one array library, against float64 and against its own norms."""
+    """Test one array library, against float64 and against its own norms: by its engine, and by array-API code."""
     install(session, "test", library)
     needed = [f"--library={name}" for name in (library, *helpers)]
     session.run("pytest", *WORKERS, "--slow", *needed, *session.posargs)
+    if library in ("torch", "jax"):  # NumPy's array-API code is tested where no engine is installed, by minimums
+        array_api = {"ANYNORM_ENGINE": "array-api"}
+        session.run("pytest", *WORKERS, f"--library={library}", "-k", PLAIN, *session.posargs, env=array_api)
 
 
 @nox.session(name="tests(cupy)")
@@ -50,6 +54,13 @@ def cupy(session: nox.Session) -> None:
         return
     install(session, "test", "cupy")
     session.run("pytest", "--library", "cupy", *session.posargs)
+
+
+@nox.session(default=False)
+def bench(session: nox.Session) -> None:
+    """Time every norm beside the native ones, or with `-- --against REVISION` beside another revision."""
+    install(session, "bench")
+    session.run("python", "-m", "anynorm", "bench", *session.posargs)
 
 
 @nox.session(default=False)

@@ -287,7 +287,7 @@ def test_the_kernels_know_every_half():
     convert(halves.view(np.int16), back, scratch)
     assert np.array_equal(back, (halves.astype(np.uint32) << 16).view(F32), equal_nan=True)
     # bfloat16 rounds to the nearest, ties to even: as adding half a last place less what is odd does for integers.
-    numbers = between[np.isfinite(between)]
+    numbers = between[np.abs(between) < 1e38]
     rounded = np.empty(numbers.size, np.int16)
     convert(numbers, rounded, scratch)
     wide = (rounded.view(np.uint16).astype(np.uint32) << 16).view(F32).astype(np.float64)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 LIBRARIES = [pytest.param(name, marks=pytest.mark.library(name)) for name in cli.LIBRARIES]
 RENDERERS = ["plain", *(["rich"] if importlib.util.find_spec("rich") else [])]
-KEYS = {"library", "norm", "offset", "dtype", "error", "bound", "native_error", "difference", "kept", "note"}
+KEYS = {"library", "norm", "offset", "dtype", "error", "bound", "native_error", "difference", "kept", "engine", "note"}
 
 
 @pytest.fixture(autouse=True)
@@ -575,3 +575,16 @@ def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
         cli.main(["--version"])
     assert exit_.value.code == 0
     assert capsys.readouterr().out == f"anynorm {anynorm.__version__}\n"
+
+
+# ------------------------------------------------------------------------------------------------ the engines
+
+
+@pytest.mark.parametrize("engine", ["array-api", pytest.param("numba", marks=pytest.mark.library("numba"))])
+def test_the_engine_that_ran_is_said(capsys, only, engine):
+    only()
+    with anynorm.engine(engine):
+        assert cli.main(["check"]) == 0
+        assert f"  by {engine}, beside the textbook's" in capsys.readouterr().out
+        assert cli.main(["check", "--json"]) == 0
+    assert {row["engine"] for row in json.loads(capsys.readouterr().out)["rows"]} == {engine}

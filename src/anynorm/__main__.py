@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeAlias
 
 import anynorm
+from anynorm._engines import watch
 
 from . import _report
 from ._bench import add_bench
@@ -325,6 +326,7 @@ class Row(NamedTuple):
     native_error: float | None = None
     difference: float | None = None  # between the two
     kept: bool = False
+    engine: str | None = None  # that ran
     note: str | None = None
 
 
@@ -333,7 +335,8 @@ def measure(np: Namespace, found: Found, norm: str, offset: float | None, x: Arr
     row = Row(found.name, norm, offset)
     given = [give(found, a) for a in (x, dy) if a is not None]
     try:
-        y = take(found, np, ours(norm, *given))
+        with watch() as ran:
+            y = take(found, np, ours(norm, *given))
     except Exception as problem:  # whatever it raises, a promise is missed
         return row._replace(note=f"failed: {say(problem)}")
     # A library may have narrowed x, and turned integers into its default float: what it has made of x is what counts.
@@ -345,6 +348,7 @@ def measure(np: Namespace, found: Found, norm: str, offset: float | None, x: Arr
     errors = abs(split(norm, y) - exact) / unit
     error, largest = float(errors.max()), abs(exact / unit).max().astype(y.dtype)
     row = row._replace(dtype=y.dtype.name, error=error, bound=float(np.max(bound)), kept=bool(np.all(errors <= bound)))
+    row = row._replace(engine=" and ".join(sorted(ran)))
     try:
         rival = take(found, np, quietly(partial(theirs, found, norm), *(give(found, a) for a in held)))
     except Exception as problem:  # the native norms refuse shapes and dtypes that ours take
@@ -427,12 +431,14 @@ def heading(report: Report) -> list[str]:
     run = ", gradients" if report.gradients else ""
     title = f"anynorm {anynorm.__version__}{run} on {what} {data.shape}, channels on axis {data.channel_axis}"
     width = max(len(found.version or "") for found in report.libraries)
-    return [title, "", *(f"{found.name:<7}{state(found, width)}" for found in report.libraries)]
+    return [title, "", *(f"{found.name:<7}{state(found, width, report.rows)}" for found in report.libraries)]
 
 
-def state(found: Found, width: int) -> str:
-    """Return what is wrong with a library, or its version and what it is compared with."""
-    return found.problem or f"{found.version:<{width}}  beside {found.native}"
+def state(found: Found, width: int, rows: list[Row]) -> str:
+    """Return what is wrong with a library, or its version, the engines that ran, and what it is compared with."""
+    engines = sorted({row.engine for row in rows if row.library == found.name and row.engine})
+    by = f"by {' and '.join(engines)}, " if engines else ""
+    return found.problem or f"{found.version:<{width}}  {by}beside {found.native}"
 
 
 def table(report: Report) -> list[tuple[str, ...]]:
@@ -540,8 +546,9 @@ exit status:
              compared with)
   rows       of each library, norm and array: library, norm, offset (null:
              --input), dtype (the result's), error, bound (promised for the
-             error), native_error, difference, kept, note (what was raised, or
-             null). Numbers that are not finite, or not to be had, are null.
+             error), native_error, difference, kept, engine (that ran: "numba",
+             "jax", "array-api"), note (what was raised, or null). Numbers that
+             are not finite, or not to be had, are null.
 
 examples:
   python -m anynorm check

@@ -78,7 +78,8 @@ def moments(
     xp = call.xp
     s = statistics(call)
     count = s.counts(xp)
-    parts = (count, s.mean + s.rest, s.var * count)
+    mean: Array = s.mean + s.rest  # type: ignore[operator]  # x is centred: there is one
+    parts = (count, mean, s.var * count)
     return Moments(*(as_array(a if keepdims else xp.squeeze(a, axis=axes)) for a in parts))
 
 
