@@ -547,6 +547,7 @@ exit status:
 
 examples:
   python -m anynorm bench --quick
+  python -m anynorm bench --figures
   python -m anynorm bench --library torch --only "batch 32x64x56x56"
   python -m anynorm bench --plot speed.svg
   python -m anynorm bench --against main --only float32"""
@@ -561,7 +562,7 @@ def run(arguments: argparse.Namespace, refuse: Callable[[str], NoReturn]) -> int
         checked(arguments)
         commit = None if arguments.against is None else revisions.commit_of(arguments.against)
         libraries = [find(name) for name in dict.fromkeys(arguments.library or bench.LIBRARIES)]
-        cases = chosen(libraries, arguments.only, quick=arguments.quick)
+        cases = chosen(libraries, arguments.only, quick=arguments.quick, figured=arguments.figures)
     except ValueError as error:
         refuse(str(error))
     rounds = arguments.rounds or (QUICK_ROUNDS if arguments.quick else None)
@@ -595,10 +596,13 @@ def checked(arguments: argparse.Namespace) -> None:
         raise ValueError(message)
 
 
-def chosen(libraries: Iterable[Library], only: str | None, *, quick: bool) -> list[Case]:
+def chosen(libraries: Iterable[Library], only: str | None, *, quick: bool, figured: bool = False) -> list[Case]:
     """Return the cases that the arguments ask for."""
     usable = [case for library in libraries if not library.problem for case in bench.cases(library.name)]
-    cases = [case for case in usable if not quick or case.bytes <= QUICK_BYTES]
+    to_reach = {figure.case for figure in figures()}
+    cases = [
+        case for case in usable if not (quick and case.bytes > QUICK_BYTES) and not (figured and case not in to_reach)
+    ]
     matching = [case for case in cases if only is None or only in case.name]
     if cases and not matching:
         message = f"--only needs text that is in the name of a case, such as {cases[0].name!r}: got {only!r}"
@@ -630,6 +634,9 @@ def add_bench(commands: Any) -> None:
         help="time this library; may be repeated (default: all that are installed)",
     )
     parser.add_argument("--only", metavar="TEXT", help="time the cases alone whose name contains this")
+    parser.add_argument(
+        "--figures", action="store_true", help="time the cases alone that there is a figure to reach for"
+    )
     parser.add_argument("--quick", action="store_true", help="few rounds, and no array above 8 MB: a smoke test")
     parser.add_argument("--rounds", type=positive, metavar="N", help="how many rounds a case has")
     parser.add_argument("--json", action="store_true", help="print one JSON object, described below, and nothing else")
