@@ -21,6 +21,7 @@ STORED = {np.dtype("float16"), np.dtype("float32"), np.dtype("float64")}
 MOST = 2**53  # elements that float64 counts
 
 THREADS = numba.config.NUMBA_NUM_THREADS
+TINY = 2**11  # elements that take less than the four calls that walk down columns
 PIECES = 8  # a core: one that is late then delays the others by little
 
 
@@ -128,7 +129,8 @@ class Work:
     def down(self, threads: int) -> Columns | None:
         """Return how to walk down columns, where rows are too short, or slices too few to keep the threads busy."""
         few = threads > 1 and self.lowering.shape[0] * self.lowering.shape[2] < 2 * threads
-        return self.lowering.columns if self.lowering.narrow or few else None
+        narrow = self.lowering.narrow and self.x.size >= TINY
+        return self.lowering.columns if narrow or few else None
 
     # ------------------------------------------------------------------------------ forward
 
