@@ -118,6 +118,12 @@ def test_every_figure_is_of_a_case_that_is_timed() -> None:
     assert [figure.case.name for figure in _bench.figures() if figure.case not in timed] == []
 
 
+def test_figures_are_timed_alone() -> None:
+    numpy = [_bench.Library("numpy", "2.0", None)]
+    names = {figure.case.name for figure in _bench.figures() if figure.case.library == "numpy"}
+    assert {case.name for case in _bench.chosen(numpy, None, quick=False, figured=True)} == names
+
+
 def test_the_memory_of_channels_last_is_so() -> None:
     torch = pytest.importorskip("torch")
     (x, *_) = _bench_cases.draw(Case("torch", "batch", (2, 16, 3, 5), layout="last"))
