@@ -353,6 +353,10 @@ def test_threads_are_limited_by_argument_and_environment(monkeypatch):
     assert _cores.allowed() == 5
     with anynorm.engine(threads=3):
         assert _cores.allowed() == 3
+    for wrong in ("0", "two", "-1"):
+        monkeypatch.setenv("ANYNORM_NUM_THREADS", wrong)
+        with pytest.raises(ValueError, match=f"ANYNORM_NUM_THREADS needs to be a positive integer: got '{wrong}'"):
+            _cores.allowed()
     monkeypatch.delenv("ANYNORM_NUM_THREADS")
     monkeypatch.setattr(_cores.multiprocessing, "parent_process", object)
     assert _cores.allowed() == 1

@@ -34,16 +34,20 @@ def allowed() -> int:
     """Return how many threads a call may use: one where the process is of a pool, which has the cores already."""
     if _forked:
         return 1
-    asked = threads_asked.get() or _number("ANYNORM_NUM_THREADS")
+    asked = threads_asked.get() or _asked_by_environment()
     if asked is None and multiprocessing.parent_process() is not None:
         return 1
-    limits = (asked, _number("OMP_NUM_THREADS"), numba.config.NUMBA_NUM_THREADS)
-    return min(n for n in limits if n is not None)
+    openmp = os.environ.get("OMP_NUM_THREADS", "")  # may be a list, one number a level
+    limits = (asked, int(openmp) if openmp.isdigit() else None, numba.config.NUMBA_NUM_THREADS)
+    return max(1, min(n for n in limits if n is not None))
 
 
-def _number(variable: str) -> int | None:
-    value = os.environ.get(variable, "")
-    return max(1, int(value)) if value.isdigit() else None
+def _asked_by_environment() -> int | None:
+    value = os.environ.get("ANYNORM_NUM_THREADS") or None
+    if value is not None and not (value.isdigit() and int(value)):
+        message = f"ANYNORM_NUM_THREADS needs to be a positive integer: got {value!r}"
+        raise ValueError(message)
+    return None if value is None else int(value)
 
 
 ALONE = nullcontext(1)

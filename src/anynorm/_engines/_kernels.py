@@ -12,6 +12,7 @@ Every kernel does piece `p` of `pieces` of the work, so that pieces may run side
 from __future__ import annotations
 
 import math
+import platform
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -19,8 +20,9 @@ from typing import Any
 
 import numpy as np
 from filelock import FileLock
+from llvmlite import binding as llvm
 from llvmlite import ir
-from numba import njit, prange, types
+from numba import config, njit, prange, types
 from numba.extending import intrinsic, overload
 
 Kernel = Callable[..., Any]
@@ -81,6 +83,11 @@ def _as_bits(_, value):
 
     return types.uint32(types.float32), generate
 
+
+# LLVM calls a function for what the processor does not do, and Numba has none.
+KNOWS_FLOAT16 = platform.machine() not in ("x86_64", "AMD64") or (
+    bool(llvm.get_host_cpu_features().get("f16c")) and config.CPU_NAME is None and config.CPU_FEATURES is None
+)
 
 U = np.uint32
 

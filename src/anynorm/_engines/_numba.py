@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from .._call import Call
     from ._lowering import Columns, Lowering
 
-STORED = {np.dtype("float16"), np.dtype("float32"), np.dtype("float64")}
+HALVES = ("float16",) if kernels.KNOWS_FLOAT16 else ()
+STORED = {np.dtype(name) for name in ("float32", "float64", *HALVES)}
 MOST = 2**53  # elements that float64 counts
 
 THREADS = numba.config.NUMBA_NUM_THREADS

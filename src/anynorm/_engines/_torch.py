@@ -15,6 +15,7 @@ from torch.autograd.forward_ad import unpack_dual
 
 from .. import _standardize as array_api
 from .._call import Statistics
+from ._kernels import KNOWS_FLOAT16
 from ._numba import Work
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ STORED = {  # as what the kernels take each dtype, and the dtype to compute in
     torch.float16: (np.dtype("uint16"), FLOAT32),
     torch.bfloat16: (np.dtype("int16"), FLOAT32),
 }
+if not KNOWS_FLOAT16:
+    del STORED[torch.float16]
 
 
 def normalize(call: Call) -> tuple[Array, Statistics] | None:
@@ -127,11 +130,12 @@ def plain(value: Array | None) -> bool:
 
 def transformed() -> bool:
     """Whether operations are being traced or transformed, which kernels would escape."""
-    return bool(
-        torch.jit.is_tracing()
-        or torch._C._functorch.peek_interpreter_stack() is not None  # noqa: SLF001
-        or torch._C._len_torch_dispatch_stack()  # noqa: SLF001
-    )
+    return bool(torch.jit.is_tracing() or _transforms() is not None or _modes())
+
+
+# Torch has no public name for these. Where it has dropped them, no call is known to be plain.
+_transforms = getattr(torch._C._functorch, "peek_interpreter_stack", lambda: True)  # noqa: SLF001
+_modes = getattr(torch._C, "_len_torch_dispatch_stack", lambda: True)  # noqa: SLF001
 
 
 def opened(call: Call) -> Work | None:
