@@ -10,7 +10,10 @@ import operator
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from numbers import Real
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 Array: TypeAlias = Any  # an array of any library: the standard has no type for it yet
 Namespace: TypeAlias = Any
@@ -251,6 +254,16 @@ def as_array(value: Any) -> Any:
     """Return an array of what NumPy turned into a scalar because it has no axes."""
     xp = None if isinstance(value, int) else library(value)
     return xp.asarray(value) if xp is not None and library_name(xp) == "numpy" else value
+
+
+_IN_PLACE = {operator.add: operator.iadd, operator.mul: operator.imul, operator.sub: operator.isub}
+
+
+def reuse(xp: Namespace, operate: Callable[[Any, Any], Any], own: Array, other: Array) -> Array:
+    """Return operate(own, other), written over own, which nobody else has, where arrays are plain memory."""
+    if library_name(xp) in ("numpy", "cupy"):
+        operate = _IN_PLACE[operate]
+    return operate(own, other)
 
 
 LARGEST = 1e38  # of numbers that float32 arrays are to meet

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ._arrays import (
@@ -16,6 +17,7 @@ from ._arrays import (
     mask_of,
     namespace,
     number,
+    reuse,
     split,
     state_of,
 )
@@ -101,12 +103,12 @@ class Call(NamedTuple):
         return y if self.mask is None else self.xp.where(self.mask, y, 0.0)
 
     def finish(self, y: Array) -> Array:
-        """Turn the standardised array into the result."""
+        """Turn the standardised array, which is written over, into the result."""
         y = self.join(y)
         if self.weight is not None:
-            y = y * self.laid(self.weight)
+            y = reuse(self.xp, operator.mul, y, self.laid(self.weight))
         if self.bias is not None:
-            y = y + self.laid(self.bias)
+            y = reuse(self.xp, operator.add, y, self.laid(self.bias))
         return self.narrow(y)
 
     def narrow(self, y: Array) -> Array:

@@ -7,9 +7,10 @@ and the rest is what is left of the mean after that: so the offset of the data c
 from __future__ import annotations
 
 import math
+import operator
 from typing import TYPE_CHECKING, Any
 
-from ._arrays import quiet
+from ._arrays import quiet, reuse
 from ._call import Statistics
 from ._mean import sum_over, sums_in, unstack
 
@@ -37,13 +38,13 @@ def centre(x: Array, mean: Mean) -> tuple[Array, Statistics]:
     if mean.sync is not None:
         s = pool(mean.xp, s._replace(count=mean.counts(s.var)), mean.sync)
         d = mean.select(x - s.mean)
-    return d - s.rest, s
+    return reuse(mean.xp, operator.sub, d, s.rest), s
 
 
 def divide(xp: Namespace, d: Array, var: Array, eps: Any) -> Array:
-    """Return d, which is x less its mean, divided by its standard deviation."""
+    """Return d, which is x less its mean and written over, divided by its standard deviation."""
     with quiet(xp):
-        return d * rstd(xp, var, eps)
+        return reuse(xp, operator.mul, d, rstd(xp, var, eps))
 
 
 def standardize(call: Call) -> tuple[Array, Statistics]:
@@ -69,10 +70,12 @@ def standardize_at_zero(x: Array, mean: Mean, eps: Any) -> tuple[Array, Statisti
 
 def standardize_by(s: Statistics, x: Array, mean: Mean, eps: Any) -> Array:
     """Return x standardised by statistics that are known."""
-    with quiet(mean.xp):
-        x = mean.select(x if s.mean is None else x - s.mean)
-        x = x if s.rest is None else x - s.rest
-    return divide(mean.xp, x, s.var, eps)
+    xp = mean.xp
+    with quiet(xp):
+        if s.mean is None:
+            return mean.select(x) * rstd(xp, s.var, eps)
+        d = mean.select(x - s.mean)
+        return divide(xp, d if s.rest is None else reuse(xp, operator.sub, d, s.rest), s.var, eps)
 
 
 def pool(xp: Namespace, part: Statistics, total: Callable[[Array], Array]) -> Statistics:
