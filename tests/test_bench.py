@@ -124,8 +124,10 @@ def test_figures_are_timed_alone() -> None:
     assert {case.name for case in _bench.chosen(numpy, None, quick=False, figured=True)} == names
 
 
+@pytest.mark.library("torch")
 def test_the_memory_of_channels_last_is_so() -> None:
-    torch = pytest.importorskip("torch")
+    import torch
+
     (x, *_) = _bench_cases.draw(Case("torch", "batch", (2, 16, 3, 5), layout="last"))
     assert x.is_contiguous(memory_format=torch.channels_last)
     copy = _bench_cases.copying(Case("torch", "batch", (2, 16, 3, 5), layout="last"), x)()
@@ -134,7 +136,8 @@ def test_the_memory_of_channels_last_is_so() -> None:
 
 @pytest.mark.library("torch")
 def test_one_thread_is_one_of_torch_and_of_ours_and_is_undone() -> None:
-    torch = pytest.importorskip("torch")
+    import torch
+
     before = torch.get_num_threads()
     with _bench_cases.threads(Case("torch", "batch", (2, 2), mode="one")):
         assert torch.get_num_threads() == 1
@@ -215,13 +218,11 @@ def test_every_ratio_is_of_the_medians(capsys: pytest.CaptureFixture[str]) -> No
 
 
 @pytest.mark.usefixtures("faked")
-@pytest.mark.parametrize("rich", [False, True])
+@pytest.mark.parametrize("rich", [False, pytest.param(True, marks=pytest.mark.library("rich"))])
 def test_the_tables_say_what_was_measured(
     rich: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    if rich:
-        pytest.importorskip("rich")
-    else:
+    if not rich:
         monkeypatch.setitem(sys.modules, "rich", None)
     name = "numpy layer 8x64 float32 first forward all"
     assert cli.main(["bench", "--library", "numpy", "--only", name, "--rounds", "3"]) == 0
@@ -395,10 +396,10 @@ def test_no_library_is_imported_before_it_is_needed() -> None:
     assert not done.stdout.strip()
 
 
+@pytest.mark.library("matplotlib")
 @pytest.mark.parametrize("suffix", ["svg", "png"])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what matplotlib uses
 def test_the_plot_is_of_time_per_byte_against_size(suffix: str, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     timed = [case for library in ("numpy", "torch") for case in _bench_cases.of_sizes(library)]
     measured = [_bench.Result(case, dict.fromkeys(_bench.STYLES, case.bytes * 2e-9)) for case in timed]
     drawn = _bench.drawn(measured)

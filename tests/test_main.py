@@ -585,6 +585,6 @@ def test_the_engine_that_ran_is_said(capsys, only, engine):
     only()
     with anynorm.engine(engine):
         assert cli.main(["check"]) == 0
-        assert f"  by {engine}, beside the textbook's" in capsys.readouterr().out
+        assert f"\nrun by: {engine} (numpy)\n" in capsys.readouterr().out
         assert cli.main(["check", "--json"]) == 0
     assert {row["engine"] for row in json.loads(capsys.readouterr().out)["rows"]} == {engine}

@@ -26,7 +26,7 @@ from ._bench import add_bench
 from ._report import MISSED, say, watched
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 Array: TypeAlias = Any
 Namespace: TypeAlias = Any
@@ -431,14 +431,19 @@ def heading(report: Report) -> list[str]:
     run = ", gradients" if report.gradients else ""
     title = f"anynorm {anynorm.__version__}{run} on {what} {data.shape}, channels on axis {data.channel_axis}"
     width = max(len(found.version or "") for found in report.libraries)
-    return [title, "", *(f"{found.name:<7}{state(found, width, report.rows)}" for found in report.libraries)]
+    libraries = [f"{found.name:<7}{state(found, width)}" for found in report.libraries]
+    return [title, "", *libraries, "", f"run by: {', '.join(run_by(report.rows))}"]
 
 
-def state(found: Found, width: int, rows: list[Row]) -> str:
-    """Return what is wrong with a library, or its version, the engines that ran, and what it is compared with."""
-    engines = sorted({row.engine for row in rows if row.library == found.name and row.engine})
-    by = f"by {' and '.join(engines)}, " if engines else ""
-    return found.problem or f"{found.version:<{width}}  {by}beside {found.native}"
+def run_by(rows: list[Row]) -> Iterator[str]:
+    """Yield the engines that ran, each with its libraries."""
+    for engine in sorted({row.engine for row in rows if row.engine}):
+        yield f"{engine} ({', '.join(dict.fromkeys(row.library for row in rows if row.engine == engine))})"
+
+
+def state(found: Found, width: int) -> str:
+    """Return what is wrong with a library, or its version and what it is compared with."""
+    return found.problem or f"{found.version:<{width}}  beside {found.native}"
 
 
 def table(report: Report) -> list[tuple[str, ...]]:

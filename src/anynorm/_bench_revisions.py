@@ -117,7 +117,7 @@ class Worker:
 
     def close(self) -> None:
         """Have the process end."""
-        with self.process:
+        with suppress(BrokenPipeError), self.process:  # it may have ended before what was said to it was written
             pass
 
     def __enter__(self) -> Self:
