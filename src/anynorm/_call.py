@@ -21,7 +21,7 @@ from ._arrays import (
     split,
     state_of,
 )
-from ._mean import Mean
+from ._mean import Mean, counts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,8 +42,7 @@ class Statistics(NamedTuple):
 
     def counts(self, xp: Namespace) -> Array:
         """Return the count of every slice, in the shape and the dtype of its variance."""
-        count = float(self.count) if isinstance(self.count, int) else xp.astype(self.count, self.var.dtype)
-        return xp.zeros_like(self.var) + count
+        return counts(xp, self.count, self.var)
 
 
 class Layout(NamedTuple):

@@ -59,7 +59,7 @@ class Mean:
         parts = [self.local(a) for a in arrays]
         if self.sync is None:
             return parts
-        count = self.counts(parts[0])
+        count = counts(self.xp, self.count, parts[0])
         *sums, count = unstack(self.sync(self.xp.stack([part * count for part in parts] + [count], axis=0)))
         return [total / self.xp.where(count > 0, count, 1.0) for total in sums]
 
@@ -74,11 +74,6 @@ class Mean:
             return mean
         left = self._mean(self.select(a - mean))
         return mean + self.xp.where(self.xp.isfinite(mean), left, 0.0)  # squares may leave float32's range
-
-    def counts(self, like: Array) -> Array:
-        """Return the count of every slice here, in the shape and the dtype of its statistics."""
-        count = float(self.count) if self.mask is None else self.xp.astype(self.count, like.dtype)
-        return self.xp.zeros_like(like) + count
 
     def parts(self, a: Array) -> tuple[Array, Array]:
         """Return the local mean as an unevaluated sum of two floats, which holds it to about twice a's precision.
@@ -108,6 +103,12 @@ class Mean:
 
     def _sum(self, a: Array) -> Array:
         return sum_over(self.xp, a, self.axes, self.wide)
+
+
+def counts(xp: Namespace, count: Any, like: Array) -> Array:
+    """Return the count of every slice, in the shape and the dtype of its statistics."""
+    count = float(count) if isinstance(count, int) else xp.astype(count, like.dtype)
+    return xp.zeros_like(like) + count
 
 
 def sum_over(xp: Namespace, a: Array, axes: Shape, wide: Any) -> Array:

@@ -374,6 +374,3 @@ def batch_norm(
     layout = batch("batch_norm", rank("batch_norm", x), channel_axis)
     call = prepare(layout, x, weight, bias, eps, where, sync, stats)
     return normalize(call)[0]
-
-
-# ---------------------------------------------------------------------------------- what they share

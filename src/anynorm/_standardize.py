@@ -36,7 +36,7 @@ def centre(x: Array, mean: Mean) -> tuple[Array, Statistics]:
         rest = mean.xp.where(square == 0, 0.0, rest)
     s = Statistics(mean.count, first, rest, square - rest * rest)
     if mean.sync is not None:
-        s = pool(mean.xp, s._replace(count=mean.counts(s.var)), mean.sync)
+        s = pool(mean.xp, s._replace(count=s.counts(mean.xp)), mean.sync)
         d = mean.select(x - s.mean)
     return reuse(mean.xp, operator.sub, d, s.rest), s
 

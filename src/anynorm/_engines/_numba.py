@@ -28,8 +28,7 @@ PIECES = 8  # a core: one that is late then delays the others by little
 
 def normalize(call: Call) -> tuple[Array, Statistics] | None:
     """Return the normalised array, and the statistics of its slices."""
-    x = stored(call, call.x)
-    work = None if x is None else Work.of(call, x)
+    work = opened(call)
     if work is None:
         return None
     y, s = work.standardize()
@@ -38,20 +37,24 @@ def normalize(call: Call) -> tuple[Array, Statistics] | None:
 
 def statistics(call: Call) -> Statistics | None:
     """Return the statistics of the slices."""
-    x = stored(call, call.x)
-    work = None if x is None else Work.of(call, x)
+    work = opened(call)
     return None if work is None else work.standardize(alone=True)[1]
 
 
 def pull(call: Call, s: Statistics, dy: Array) -> tuple[Array, Array | None, Array | None] | None:
     """Return the gradients of x, weight and bias, given that of the result."""
-    x = stored(call, call.x)
-    work = None if x is None else Work.of(call, x)
+    work = opened(call)
     g = None if work is None else stored(call, dy)
     if work is None or g is None:
         return None
     pulled = work.pull(s, g)
     return None if pulled is None else (pulled[0].view(call.dtype), *pulled[1:])
+
+
+def opened(call: Call) -> Work | None:
+    """Return the work of a call, None where the kernels do not do it."""
+    x = stored(call, call.x)
+    return None if x is None else Work.of(call, x)
 
 
 def stored(call: Call, a: Array) -> Array | None:
