@@ -4,8 +4,9 @@
 call. Every call is drawn from its seed and index alone.
 
 What a call may raise is a TypeError or a ValueError in anynorm's own words. What it returns has the right shape, dtype
-and library, and no NaN where every number given is finite and below 1e18. No warning escapes, and no input is written
-to. The library looks at no array's values, so variances and counts, and eps and its like as arrays, are never negative.
+and library, and no NaN where every number given is finite and below 1e18, and no array so small that its squares leave
+float32. No warning escapes, and no input is written to. The library looks at no array's values, so variances and
+counts, and eps and its like as arrays, are never negative.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
 LIMIT = 1e18  # above, squares leave float32: infinities and NaN are documented
+LEAST = 1e-15  # below, squares leave it too, and where eps is 0 there is no result but NaN
 HALF_LIMIT = 100.0  # of numbers in a call with parameters in 16 bits: its result may not fit them
 FUNCTIONS = tuple(name for name in anynorm.__all__ if inspect.isfunction(getattr(anynorm, name)) and name != "engine")
 
@@ -585,7 +587,7 @@ def tame(call: Call) -> bool:
         any("16" in str(getattr(a, "dtype", "")) for _, a in parts) and len([a for _, a in parts if a is not None]) > 2
     )
     limit = HALF_LIMIT if narrow else LIMIT
-    return all(magnitude(a) < limit for _, a in parts)
+    return all(magnitude(a) < limit for _, a in parts) and not any(0 < magnitude(a) < LEAST for _, a in parts)
 
 
 def magnitude(a: Any) -> float:

@@ -109,10 +109,10 @@ class Norm:
         """Return the axes that weight and bias run along."""
         return self.axes(ndim) if self.rms or self.name.startswith("layer") else (1,)
 
-    def parameter_gradients(self, x: np.ndarray, g: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def parameter_gradients(self, x: np.ndarray, g: np.ndarray, eps: float = 1e-5) -> tuple[np.ndarray, np.ndarray]:
         """Return the gradients of weight and bias of sum(norm(x) * g)."""
         others = tuple(i for i in range(x.ndim) if i not in self.runs_along(x.ndim))
-        y = self.oracle(x)
+        y = self.oracle(x, eps)
         return (g * y).sum(axis=others), g.astype(y.dtype).sum(axis=others)
 
     def __str__(self) -> str:

@@ -9,7 +9,7 @@ import pytest
 
 import anynorm
 from anynorm import RunningStats
-from anynorm._mean import BLOCK, sum_in_blocks
+from anynorm._mean import BLOCK, sum_over
 
 SHAPE = (6, 4, 5)
 F32 = np.float32
@@ -295,4 +295,101 @@ def test_sums_in_blocks_are_sums(size, axes, rng):
     import array_api_compat.numpy as xp
 
     a = rng.integers(0, 9, (size, 3) if axes[0] == 0 else (3, size)).astype(np.float64)
-    assert np.array_equal(sum_in_blocks(xp, a, axes), a.sum(axis=axes, keepdims=True))
+    assert np.array_equal(sum_over(xp, a, axes, None), a.sum(axis=axes, keepdims=True))
+
+
+# ------------------------------------------------------------------------------------------------ kinds of array
+
+
+def sparse_tensor():
+    import torch
+
+    return torch.eye(3).to_sparse()
+
+
+def mkldnn_tensor():
+    import torch
+
+    return torch.eye(3).to_mkldnn()
+
+
+def nested_tensor():
+    import torch
+
+    return torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged)
+
+
+def masked_blocks():
+    import dask.array as da
+
+    return da.ma.masked_greater(da.ones((4, 3), chunks=2), 3)
+
+
+def zero_gradient():
+    import jax
+
+    return np.zeros((2, 3), jax.dtypes.float0)
+
+
+FOREIGN = {
+    "a matrix": (lambda: np.matrix([[1.0, 2.0]]), r"takes no matrices: got one; pass numpy\.asarray\(x\)", ()),
+    "a sparse tensor": (sparse_tensor, r"dense tensor: .* layout torch\.sparse_coo; pass x\.to_dense\(\)", "torch"),
+    "an mkldnn tensor": (mkldnn_tensor, r"dense tensor: .* layout torch\._mkldnn; pass x\.to_dense\(\)", "torch"),
+    "a nested tensor": (nested_tensor, r"dense tensor: .* nested; pass x\.to_padded_tensor", "torch"),
+    "masked blocks": (masked_blocks, r"takes no masked arrays: got one; pass its \.data, and where=", "dask"),
+    "float0": (zero_gradient, "needs x to hold real numbers: got dtype", "jax"),
+}
+
+
+@pytest.mark.parametrize("call", [anynorm.layer_norm, anynorm.batch_norm, anynorm.moments, anynorm.zscore])
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        pytest.param(make, words, id=name, marks=[pytest.mark.library(library)] if library else [])
+        for name, (make, words, library) in FOREIGN.items()
+    ],
+)
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+@pytest.mark.filterwarnings("ignore:the matrix subclass:PendingDeprecationWarning")
+def test_kinds_of_array_whose_arithmetic_is_another_are_refused(call, make, words):
+    with pytest.raises(TypeError, match=words):
+        call(make())
+    assert type(anynorm.layer_norm(np.ones((2, 3)))) is np.ndarray
+
+
+@pytest.mark.library("torch")
+def test_a_weight_of_another_kind_is_refused():
+    import torch
+
+    with pytest.raises(TypeError, match=r"needs weight to be a dense tensor: .* pass weight\.to_dense\(\)"):
+        anynorm.layer_norm(torch.ones(2, 3), torch.ones(3).to_sparse())
+
+
+# ------------------------------------------------------------------------------------------------ sizes not known
+
+
+@pytest.mark.library("dask")
+def test_unknown_chunk_sizes_need_no_count_where_statistics_are_given(rng):
+    import dask.array as da
+
+    whole = rng.standard_normal((9, 4, 5)).astype(F32)
+    shown = whole[:, 0, 0] > 0
+    x = da.from_array(whole, chunks=(2, 4, 5))[da.from_array(shown, chunks=2)]
+    stats = RunningStats(np.linspace(-1, 1, 4).astype(F32), np.linspace(1, 2, 4).astype(F32))
+    for norm in (anynorm.batch_norm, anynorm.instance_norm):
+        expected = (whole[shown] - stats.mean[:, None]) / np.sqrt(stats.var[:, None] + 1e-5)
+        assert np.allclose(norm(x, stats=stats).compute(), expected, atol=1e-6)
+
+
+@pytest.mark.library("dask")
+def test_a_mask_made_of_an_array_of_unknown_chunk_sizes_fits_it(rng):
+    import dask.array as da
+
+    whole = rng.standard_normal((9, 20))
+    shown = whole[:, 0] > 0
+    x = da.from_array(whole, chunks=(2, 10))[da.from_array(shown, chunks=2)]
+    expected = anynorm.layer_norm(whole[shown], where=whole[shown] > 0.1)
+    y, pullback = anynorm.vjp.layer_norm(x, where=x > 0.1)
+    assert np.allclose(y.compute(), expected, atol=1e-12)
+    exact = anynorm.vjp.layer_norm(whole[shown], where=whole[shown] > 0.1)[1](expected**2)[0]
+    assert np.allclose(pullback(y**2)[0].compute(), exact, atol=1e-10)

@@ -17,6 +17,7 @@ import anynorm
 import anynorm.__main__ as cli
 from anynorm import _bench, _bench_cases, _bench_revisions
 from anynorm._bench_cases import Case
+from anynorm._install import install
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -373,7 +374,7 @@ def missing(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
 def test_without_numpy_it_refuses(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     missing(monkeypatch, "numpy")
     said = refusal(capsys)
-    assert "the bench draws its data with NumPy, which is not installed (pip install 'anynorm[numpy]')" in said
+    assert f"the bench draws its data with NumPy, which is not installed ({install('numpy')})" in said
 
 
 def test_missing_libraries_are_said_in_a_line(
@@ -383,8 +384,8 @@ def test_missing_libraries_are_said_in_a_line(
     rounds = ("--rounds", "1", "--only", "layer 8x64 float32 first forward all")
     assert cli.main(["bench", *rounds]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert "torch  not installed (pip install 'anynorm[torch]')" in lines
-    assert "jax    not installed (pip install 'anynorm[jax]')" in lines
+    assert f"torch  not installed ({install('torch')})" in lines
+    assert f"jax    not installed ({install('jax')})" in lines
     assert "numpy has no native: torch is not installed" in lines
     assert "numpy has no onnxruntime: onnx is not installed" in lines
 

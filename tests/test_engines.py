@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import json
 import os
@@ -149,7 +150,7 @@ def test_the_environment_chooses(monkeypatch):
         anynorm.layer_norm(x)
 
 
-def test_what_is_no_engine_is_refused(monkeypatch):
+def test_what_is_no_engine_is_refused():
     with (
         pytest.raises(ValueError, match="engine needs to be one of array-api, numba, jax: got 'numpy'"),
         anynorm.engine("numpy"),
@@ -158,9 +159,51 @@ def test_what_is_no_engine_is_refused(monkeypatch):
     for threads, error in ((0, ValueError), (-1, ValueError), (1.5, TypeError), (True, TypeError)):
         with pytest.raises(error, match="engine needs threads to be"), anynorm.engine(threads=threads):
             pass
-    monkeypatch.setattr("anynorm._engines.find_spec", lambda _: None)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install 'anynorm\[fast\]'"), anynorm.engine("numba"):
-        pass
+
+
+def test_a_generator_that_another_task_closes_leaves_no_engine_behind():
+    x = np.ones((2, 3))
+    fastest = who(anynorm.layer_norm, x)
+
+    async def numbers():
+        with anynorm.engine("array-api"):
+            yield who(anynorm.layer_norm, x)
+
+    async def main():
+        values = numbers()
+        assert await values.__anext__() == {"array-api"}
+        await asyncio.create_task(close(values))
+        return who(anynorm.layer_norm, x)
+
+    async def close(values):
+        await values.aclose()
+
+    assert asyncio.run(main()) == fastest
+
+
+def test_blocks_closed_out_of_order_leave_no_engine_behind():
+    x = np.ones((2, 3))
+    fastest = who(anynorm.layer_norm, x)
+    outer, inner = anynorm.engine("array-api"), anynorm.engine(threads=1)
+    outer.__enter__()
+    contextvars.copy_context().run(outer.__exit__, None, None, None)
+    with inner:
+        assert who(anynorm.layer_norm, x) == fastest
+    assert who(anynorm.layer_norm, x) == fastest
+
+
+@numba
+@pytest.mark.library("torch")
+@pytest.mark.parametrize("name", [None, "array-api"])
+def test_backward_runs_by_the_engine_chosen_around_it(name):
+    import torch
+
+    x = torch.randn(4, 6, requires_grad=True)
+    with anynorm.engine():
+        y = anynorm.layer_norm(x)
+    with anynorm.engine(name), watch() as ran:
+        y.sum().backward()
+    assert ran == {name or "numba"}
 
 
 # ------------------------------------------------------------------------------------------------ the same result

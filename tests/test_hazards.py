@@ -10,6 +10,7 @@ import pytest
 import anynorm
 from anynorm import RunningStats
 from anynorm._arrays import library
+from anynorm._engines import watch
 from anynorm._mean import Mean
 from oracles import NORMS, Norm, assert_within, centred, data, standardized, tolerance
 
@@ -105,15 +106,90 @@ def test_squares_near_the_ends_of_float32_keep_the_promise(xp, norm, scale):
     assert_within(xp.numpy(y), exact, tolerance(x, exact, "float32"))
 
 
+SCALED = [*NORMS, Norm("zscore", lambda x, eps=0: anynorm.zscore(x), lambda _: (0,))]  # noqa: ARG005  it has none
+
+
+@pytest.mark.eager
+@pytest.mark.parametrize("norm", SCALED, ids=str)
+@pytest.mark.parametrize("scale", [1e37, 1e30, 1e21, 1e-20, 1e-30])
+def test_squares_beyond_float32_are_right_by_a_kernel_and_nan_elsewhere(xp, norm, scale):
+    """By no engine is the result a silent 0."""
+    x = data("offset 0", SHAPE) * F32(scale)
+    with np.errstate(over="ignore", invalid="ignore"):  # NumPy, and what is made of it, warns of the overflow
+        with watch() as ran:
+            y = xp.run(lambda a: norm.call(a, eps=0), xp.array(x))
+        y = xp.numpy(y)
+    if "numba" in ran:
+        assert_within(y, norm.oracle(x, 0), 2e-6)
+    else:
+        assert np.all(np.isnan(y))
+
+
 @pytest.mark.eager
 @each_norm
-@pytest.mark.parametrize("scale", [1e20, 1e-30])
-def test_squares_beyond_float32_standardise_to_zero(xp, norm, scale):
-    """As the guide's limits say; for small ones it is the right answer, since eps drowns them."""
-    x = (np.sign(data("offset 0", SHAPE)) + 0.5).astype(F32) * F32(scale)
-    with np.errstate(over="ignore"):  # NumPy, and Dask with it, warns of the overflow
-        y = xp.numpy(xp.run(norm.call, xp.array(x)))
-    assert np.all(np.abs(y) <= 1e-20)
+def test_squares_below_float32_are_drowned_by_eps(xp, norm):
+    x = data("offset 0", SHAPE) * F32(1e-30)
+    y = xp.numpy(xp.run(norm.call, xp.array(x)))
+    exact = norm.oracle(x)
+    assert_within(y, exact, 1e-5 * np.abs(exact).max())
+
+
+@each_norm
+@pytest.mark.parametrize("scale", [1e30, 1e-30])
+@pytest.mark.parametrize(
+    "library", [pytest.param(name, marks=pytest.mark.library(name)) for name in ("numpy", "torch")]
+)
+@pytest.mark.library("numba")
+def test_the_gradient_of_squares_beyond_float32_is_right_by_a_kernel(norm, scale, library, rng):
+    shape = (16, 4, 9, 40)  # walked along rows or down columns
+    x, g = data("offset 0", shape) * F32(scale), rng.standard_normal(shape).astype(F32)
+    convert = {"numpy": lambda a: a, "torch": lambda a: __import__("torch").tensor(a)}[library]
+    dx, dw, _ = norm.vjp(convert(x), weight=convert(np.ones([shape[i] for i in norm.runs_along(4)], F32)), eps=0)[1](
+        convert(g)
+    )
+    exact = norm.gradient(x, g, 0)
+    assert_within(np.asarray(dx), exact, 2e-6 * np.abs(exact).max())
+    exact = norm.parameter_gradients(x, g, 0)[0]
+    assert_within(np.asarray(dw), exact, 2e-6 * np.abs(exact).max())
+
+
+@pytest.mark.parametrize("norm", [n for n in SCALED if n.name != "zscore"], ids=str)
+@pytest.mark.parametrize("scale", [1e200, 1e-200])
+def test_squares_beyond_float64_are_nan_on_every_engine(norm, scale):
+    x = data("offset 0", SHAPE, "float64") * scale
+    for engine in (None, "array-api"):
+        with anynorm.engine(engine), np.errstate(over="ignore"):
+            assert np.all(np.isnan(norm.call(x, eps=0)))
+            constant = norm.call(np.zeros(SHAPE), eps=0)
+    assert np.array_equal(constant, np.zeros(SHAPE))
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_in_rms_norm_an_infinity_alone_becomes_nan(xp, dtype, axis):
+    """Along rows and down columns, of few elements and of many: by every engine."""
+    if dtype not in xp.floats:
+        pytest.skip(f"no {dtype}")
+    for size in (4, 3000):
+        x = np.ones((size, 40) if axis == 0 else (40, size))
+        x[2, 3] = -np.inf
+        with xp.using(dtype), np.errstate(invalid="ignore"):  # what computes by NumPy warns of inf * 0
+            y = xp.numpy(xp.run(lambda a: anynorm.rms_norm(a, axis=axis), xp.array(x, dtype)))
+        expected = np.full(x.shape, 1 / np.sqrt(1 + 1e-5))
+        expected[(slice(None), 3) if axis == 0 else 2] = 0
+        expected[2, 3] = np.nan
+        assert np.allclose(y, expected, rtol=1e-6, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("norm", [anynorm.batch_norm, anynorm.instance_norm], ids=["batch", "instance"])
+@pytest.mark.parametrize("var", [-1.0, -1e-5, -1e-6, -1e-30])
+def test_a_given_variance_below_0_is_nan(xp, norm, var):
+    """Also where eps would make up for it: it shows that a state is corrupt."""
+    x = xp.array(data("offset 3", SHAPE))
+    mean, variances = xp.array(np.zeros(4, F32)), xp.array(np.asarray([1, var, 0, 1], F32))
+    y = xp.numpy(xp.run(lambda a, m, v: norm(a, stats=RunningStats(m, v)), x, mean, variances))
+    assert np.all(np.isnan(y[:, 1]))
+    assert np.all(np.isfinite(np.delete(y, 1, axis=1)))
 
 
 # ------------------------------------------------------------------------------------------------ NaN and infinity

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
+import math
+import re
 
 import numpy as np
 import pytest
 
 import anynorm
 from anynorm import RunningStats, vjp
-from oracles import NORMS, assert_near, assert_within, data, gradient
+from oracles import NORMS, assert_near, assert_within, data, gradient, standardized
 
 pytestmark = pytest.mark.library("jax")
 
@@ -191,3 +193,145 @@ def test_an_ensemble_of_states_is_trained_at_once(name, rng):
         assert_near(new.mean[i], exact.mean, 1e-6)
         assert_near(new.var[i], exact.var, 1e-6)
         assert int(new.steps[i]) == i + 1
+
+
+# ------------------------------------------------------------------------------------------------ shards
+
+
+def made_of(x):
+    """Return what every function makes of x, of shape (8, 16, 8, 8)."""
+    import jax.numpy as jnp
+
+    stats = RunningStats(jnp.zeros(16), jnp.ones(16), 0)
+    y, new = anynorm.batch_norm_train(x, stats)
+    z, also = anynorm.instance_norm_train(x, stats)
+    return {
+        **{norm.name: norm.call(x) for norm in NORMS},
+        "group_norm of 8": anynorm.group_norm(x, 8),
+        "batch_norm, masked": anynorm.batch_norm(x, where=x > 0),
+        "zscore": anynorm.zscore(x, axis=(0, 2, 3)),
+        "minmax_scale": anynorm.minmax_scale(x, axis=(0, 2)),
+        "moments": anynorm.moments(x, axis=(0, 2, 3)),
+        "training": (y, new.mean, new.var, z, also.mean, also.var),
+        **{f"vjp of {norm.name}": norm.vjp(x)[1](jnp.sin(x))[0] for norm in NORMS},
+    }
+
+
+def exactly_made_of(x):
+    """Return the same in float64: by the oracles, and for the other functions by array-API code in NumPy."""
+    a, stats = x.astype(np.float64), anynorm.running_stats(16, like=np.zeros(1))
+    with anynorm.engine("array-api"):
+        y, new = anynorm.batch_norm_train(a, stats)
+        z, also = anynorm.instance_norm_train(a, stats)
+        return {
+            **{norm.name: norm.oracle(a) for norm in NORMS},
+            "group_norm of 8": standardized(a.reshape(8, 8, 2, 8, 8), (2, 3, 4), 1e-5).reshape(a.shape),
+            "batch_norm, masked": anynorm.batch_norm(a, where=a > 0),
+            "zscore": standardized(a, (0, 2, 3), 0),
+            "minmax_scale": anynorm.minmax_scale(a, axis=(0, 2)),
+            "moments": (np.full(16, 512.0), a.mean(axis=(0, 2, 3)), 512 * a.var(axis=(0, 2, 3))),
+            "training": (y, new.mean, new.var, z, also.mean, also.var),
+            **{f"vjp of {norm.name}": norm.gradient(a, np.sin(x)) for norm in NORMS},
+        }
+
+
+SHARDED = (8, 16, 8, 8)
+SPECS = [("a",), (None, "a"), (None, None, "a"), (None, None, None, "a"), ("b", "a"), (("a", "b"),), (None, ("a", "b"))]
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=str)
+@pytest.mark.parametrize("axes", ["Explicit", "Auto"])
+def test_any_axis_may_be_sharded_and_only_statistics_travel(axes, spec, rng):
+    import jax
+    from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+    x = rng.normal(100, 1, SHARDED).astype(F32)
+    mesh = jax.make_mesh((4, 2), ("a", "b"), axis_types=(getattr(AxisType, axes),) * 2)
+    with jax.set_mesh(mesh):
+        shards = jax.device_put(x, NamedSharding(mesh, PartitionSpec(*spec)))
+        program = jax.jit(made_of).lower(shards).compile()
+        parts = program(shards)
+        eager = anynorm.batch_norm(shards), anynorm.group_norm(shards, 2), anynorm.moments(shards, axis=0)
+    whole = exactly_made_of(x)
+    for name, part in parts.items():
+        for a, exact in zip(jax.tree.leaves(part), jax.tree.leaves(whole[name]), strict=True):
+            assert_near(a, exact)
+    assert_near(eager[0], whole["batch_norm"])
+    assert_near(eager[1], whole["group_norm"])
+    assert_near(eager[2].mean, x.astype(np.float64).mean(axis=0), 1e-6)
+    # Statistics have a 64th of x's elements in instance norm of 8 by 8, an eighth over the last axis: never more.
+    assert moved(program.as_text()) <= x.size // 8
+
+
+def moved(text):
+    """Return the most elements that any collective of a compiled program brings to a device but by summing."""
+    found = re.findall(r"= \(?(.*?)\)? (?:all-gather|all-to-all|collective-permute)(?:-start)?\(", text)
+    shapes = (re.findall(r"\[([\d,]*)\]", types) for types in found)
+    return max((math.prod(map(int, filter(None, s.split(",")))) for each in shapes for s in each), default=0)
+
+
+def test_a_state_keeps_its_sharding_through_a_scan(rng):
+    import jax
+    from jax.sharding import NamedSharding, PartitionSpec
+
+    batches = rng.standard_normal((3, *SHARDED)).astype(F32)
+    mesh = jax.make_mesh((8,), ("a",))
+    with jax.set_mesh(mesh):
+        shards = jax.device_put(batches, NamedSharding(mesh, PartitionSpec(None, None, "a")))
+        start = RunningStats(jax.numpy.zeros(16), jax.numpy.ones(16), jax.numpy.asarray(0))
+        last, _ = jax.jit(lambda s, b: jax.lax.scan(lambda s, a: anynorm.batch_norm_train(a, s)[::-1], s, b))(
+            start, shards
+        )
+    wide = anynorm.running_stats(16, like=np.zeros(1))
+    for batch in batches:
+        _, wide = anynorm.batch_norm_train(batch.astype(np.float64), wide)
+    assert_near(last.mean, wide.mean, 1e-6)
+    assert_near(last.var, wide.var, 1e-6)
+
+
+# ------------------------------------------------------------------------------------------------ types of JAX's own
+
+
+def test_a_program_of_symbolic_batch_is_exported_for_every_platform(rng):
+    import jax
+    from jax import export
+
+    def everything(x):
+        return jax.tree.leaves((made_of(x), anynorm.batch_norm_train(x, anynorm.running_stats(16, like=x))))
+
+    (batch,) = export.symbolic_shape("batch")
+    wanted = jax.ShapeDtypeStruct((batch, *SHARDED[1:]), F32)
+    program = export.export(jax.jit(everything), platforms=("cpu", "cuda", "tpu"))(wanted)
+    again = export.deserialize(program.serialize())
+    for size in (1, 5):
+        x = jax.numpy.asarray(rng.normal(3, 1, (size, *SHARDED[1:])), F32)
+        for part, exact in zip(again.call(x), jax.jit(everything)(x), strict=True):
+            assert_near(part, np.asarray(exact, np.float64), 4e-6)
+
+
+def test_nothing_needs_ranks_to_be_promoted(x):
+    import jax
+
+    with jax.numpy_rank_promotion("raise"):
+        a = jax.numpy.asarray(x)
+        parts = [anynorm.moments(part, axis=0) for part in (a[:3], a[3:])]
+        merged = anynorm.merge(*parts)
+        anynorm.population_stats(anynorm.moments(a, axis=(0, 2, 3)))
+        for norm in NORMS:
+            norm.vjp(a, where=a > 0)[1](a)
+        for name in TRAIN:
+            getattr(anynorm, name)(a, anynorm.running_stats(4, like=a), where=a > 0)
+    assert_near(merged.mean, x.astype(np.float64).mean(axis=0), 1e-6)
+
+
+@pytest.mark.parametrize("name", TRAIN)
+def test_steps_keep_their_weak_type_under_sync_and_masks(name, x):
+    import jax
+
+    start = RunningStats(jax.numpy.zeros(4), jax.numpy.ones(4), jax.numpy.asarray(0))
+    assert jax.typeof(start.steps).weak_type
+    for state in (start, start._replace(steps=jax.numpy.zeros((), "int32"))):
+        for keywords in ({"sync": lambda a: a}, {"where": jax.numpy.asarray(x) > 0}, {}):
+            _, new = getattr(anynorm, name)(jax.numpy.asarray(x), state, **keywords)
+            assert jax.typeof(new.steps) == jax.typeof(state.steps)
+            assert int(new.steps) == 1

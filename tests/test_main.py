@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib.util
 import io
 import json
+import os
 import subprocess
 import sys
 from importlib import import_module
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +18,10 @@ import pytest
 
 import anynorm
 import anynorm.__main__ as cli
+from anynorm._install import install
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
 
 LIBRARIES = [pytest.param(name, marks=pytest.mark.library(name)) for name in cli.LIBRARIES]
 RENDERERS = ["plain", *(["rich"] if importlib.util.find_spec("rich") else [])]
@@ -29,6 +31,7 @@ KEYS = {"library", "norm", "offset", "dtype", "error", "bound", "native_error", 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli, "SHAPE", (4, 6, 5, 5))
+    monkeypatch.setenv("TERM", "dumb")  # has no colours, which a terminal shows under pytest -s
 
 
 @pytest.fixture
@@ -115,7 +118,7 @@ def test_every_promise_is_kept(
 def test_json_has_the_documented_structure(only: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
     only()
     _, document = report(capsys)
-    assert set(document) == {"anynorm", "kept", "gradients", "data", "libraries", "rows"}
+    assert set(document) == {"anynorm", "kept", "gradients", "data", "libraries", "engines", "rows"}
     assert document["anynorm"] == anynorm.__version__
     assert document["data"] == {"file": None, "dtype": "float32", "shape": [4, 6, 5, 5], "channel_axis": 1}
     assert [library["name"] for library in document["libraries"]] == list(cli.LIBRARIES)
@@ -335,7 +338,7 @@ def test_with_numpy_alone_it_works_and_names_the_extras(capsys: pytest.CaptureFi
     assert cli.main(["check"]) == 0
     lines = capsys.readouterr().out.splitlines()
     for name in ("cupy", "jax", "torch", "dask"):
-        assert f"{name:<7}not installed (pip install 'anynorm[{name}]')" in lines
+        assert f"{name:<7}not installed ({install(name)})" in lines
     assert any(line.startswith(f"numpy  {np.__version__}") for line in lines)
 
 
@@ -375,7 +378,7 @@ def test_without_numpy_there_is_nothing_to_measure_with(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     importing(monkeypatch, numpy=ModuleNotFoundError("No module named 'numpy'", name="numpy"))
-    assert "NumPy, which is not installed (pip install 'anynorm[numpy]')" in refusal(capsys)
+    assert 'NumPy, which is not installed (pip install "numpy>=2.0")' in refusal(capsys)
 
 
 @pytest.mark.library("jax")
@@ -588,3 +591,89 @@ def test_the_engine_that_ran_is_said(capsys, only, engine):
         assert f"\nrun by: {engine} (numpy)\n" in capsys.readouterr().out
         assert cli.main(["check", "--json"]) == 0
     assert {row["engine"] for row in json.loads(capsys.readouterr().out)["rows"]} == {engine}
+
+
+@rendered
+def test_an_engine_that_cannot_be_used_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "problems", lambda: {"numba": "it is broken; mend it", "jax": "so is it"})
+    assert cli.main(["check"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[lines.index("engine numba: it is broken; mend it") - 1].startswith("run by: ")
+    assert lines[lines.index("engine numba: it is broken; mend it") + 1] == "engine jax: so is it"
+    assert report(capsys)[1]["engines"] == {"numba": "it is broken; mend it", "jax": "so is it"}
+
+
+def test_the_warning_of_a_broken_engine_is_in_the_report_alone(tmp_path: Path) -> None:
+    (tmp_path / "numba.py").write_text("raise ImportError('no llvm here')")
+    done = spoken("plain", "check", "--json", PYTHONPATH=str(tmp_path), ANYNORM_ENGINE="")
+    assert (done.returncode, done.stderr) == (0, "")
+    document = json.loads(done.stdout)
+    assert list(document["engines"]) == ["numba"]
+    assert "ImportError: no llvm here" in document["engines"]["numba"]
+    assert {row["engine"] for row in document["rows"]} == {"array-api"}
+
+
+# ------------------------------------------------------------------------------------------------ where it is written
+
+
+SMALL = """
+import sys
+import anynorm.__main__ as cli
+
+sys.modules.update(dict.fromkeys({hidden!r}))  # not to be imported
+cli.SHAPE = (4, 6, 5, 5)
+raise SystemExit(cli.main())
+"""
+
+
+def spoken(renderer: str, *arguments: str, stdout: Any = subprocess.PIPE, **environment: str) -> Any:
+    """Run the command on NumPy alone, in a process of its own."""
+    hidden = [name for name in cli.LIBRARIES if name != "numpy"] + ["rich"] * (renderer == "plain")
+    return subprocess.run(
+        [sys.executable, "-c", SMALL.format(hidden=hidden), *arguments],
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "ANYNORM_ENGINE": "array-api", **environment},
+        text=True,
+        check=False,
+        timeout=300,
+    )
+
+
+@pytest.fixture
+def unread() -> Iterator[int]:
+    """Open a pipe that nobody reads any more."""
+    read, write = os.pipe()
+    os.close(read)
+    yield write
+    os.close(write)
+
+
+BENCH = ("bench", "--quick", "--rounds=1", "--library=numpy", "--only=numpy rms 8x64 float32 first forward all")
+OUTPUTS = [
+    *((renderer, (*command,)) for renderer in RENDERERS for command in (["check"], BENCH)),
+    *(("plain", (*command,)) for command in (["check", "--json"], ["--help"], ["check", "--help"], ["--version"])),
+]
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(("renderer", "arguments"), OUTPUTS)
+def test_a_reader_that_has_left_is_no_error(
+    renderer: str, arguments: tuple[str, ...], unbuffered: str, unread: int
+) -> None:
+    done = spoken(renderer, *arguments, stdout=unread, PYTHONUNBUFFERED=unbuffered)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(("renderer", "arguments"), OUTPUTS)
+def test_a_report_that_cannot_be_written_is_an_error_in_a_line(
+    renderer: str, arguments: tuple[str, ...], unbuffered: str
+) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = spoken(renderer, *arguments, stdout=full, PYTHONUNBUFFERED=unbuffered)
+    said = "anynorm: cannot write the report: No space left on device\n"
+    assert (done.returncode, done.stderr) == (2, said)

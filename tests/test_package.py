@@ -5,12 +5,15 @@ from __future__ import annotations
 import inspect
 import subprocess
 import sys
+import tomllib
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import anynorm
+from anynorm._install import REQUIREMENTS, install
 from oracles import NORMS
 
 
@@ -103,3 +106,14 @@ def test_affine_takes_no_more(norm):
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak <= 3 * x.nbytes, f"{peak / x.nbytes:.2f} times the input"
+
+
+def test_hints_install_what_the_extras_bring():
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    assert {extra: list(found) for extra, found in REQUIREMENTS.items()} == project["optional-dependencies"]
+
+
+def test_a_hint_is_a_command_for_a_shell():
+    assert install("jax") == 'pip install "jax>=0.6"'
+    assert install("dask") == 'pip install "dask[array]>=2025.1" "numpy>=2.0"'
+    assert install("fast", "--upgrade") == 'pip install --upgrade "filelock>=3.13" "numba>=0.61" "numpy>=2.0"'

@@ -77,3 +77,17 @@ def test_masks_select_before_the_statistics(xp, rng):
 def test_integers_become_the_default_float(xp, scaling):
     y = xp.run(scaling, xp.array(np.arange(12, dtype=np.int32).reshape(4, 3), "int32"))
     assert xp.dtype(y) == xp.default_float
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_range_is_never_left_and_no_order_is_reversed(xp, dtype):
+    if dtype not in xp.floats:
+        pytest.skip(f"no {dtype}")
+    low, high, greatest = -0.1, 0.2, 0.1
+    near = np.nextafter(np.asarray(greatest, dtype), np.asarray(0, dtype))
+    x = np.asarray([-1.2, near, greatest, *np.linspace(-1.2, greatest, 1000)], dtype)
+    with xp.using(dtype):
+        y = xp.numpy(xp.run(lambda a: anynorm.minmax_scale(a, feature_range=(low, high)), xp.array(x, dtype)))
+    assert y.min() == np.asarray(low, dtype)
+    assert y.max() == np.asarray(high, dtype)
+    assert np.all(np.diff(y[np.argsort(x, kind="stable")]) >= 0)

@@ -232,3 +232,50 @@ def test_torchs_own_batch_norm_refuses_an_ensemble_of_states(rng):
 
     with pytest.raises(RuntimeError, match="vmap"):
         torch.func.vmap(train)(x)
+
+
+# ------------------------------------------------------------------------------------------------ sizes as symbols
+
+
+def everything(x):
+    """Return what every function makes of x, of shape (N, 4, H, W)."""
+    stats = RunningStats(x.new_zeros(4), x.new_ones(4), 0)
+    y, new = anynorm.batch_norm_train(x, stats)
+    z, also = anynorm.instance_norm_train(x, stats, where=x > 0)
+    return (
+        *(norm.call(x) for norm in NORMS if norm.name != "layer_norm last axis"),
+        anynorm.batch_norm(x, stats=stats), anynorm.batch_norm(x, where=x > 0), anynorm.zscore(x),
+        anynorm.minmax_scale(x), *anynorm.moments(x, axis=(0, 2, 3)), anynorm.vjp.batch_norm(x)[1](x.sin())[0],
+        y, *new[:2], z, *also[:2],
+    )  # fmt: skip
+
+
+def exported(how, x):
+    """Return everything as a program with sizes that are symbols."""
+    import torch
+    from torch.export import Dim
+
+    if how == "trace":
+        return torch.jit.trace(everything, x)
+
+    class Module(torch.nn.Module):
+        def forward(self, x):
+            return everything(x)
+
+    sizes = {"x": {0: Dim("batch"), 2: Dim("height"), 3: Dim("width")}}
+    return torch.export.export(Module(), (x,), dynamic_shapes=sizes, strict=how == "strict").module()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("how", ["strict", "not strict", "trace"])
+def test_what_is_exported_takes_other_sizes(how, rng):
+    first, other = (torch_normal(rng, shape) for shape in ((6, 4, 5, 3), (9, 4, 7, 8)))
+    program = exported(how, first)
+    for x in (first, other):
+        for part, exact in zip(program(x), everything(x.double()), strict=True):
+            assert_near(part, exact.numpy())
+
+
+def torch_normal(rng, shape):
+    (x,) = tensors(rng.normal(3, 1, shape).astype(F32))
+    return x

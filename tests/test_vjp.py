@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
+import pickle
 import tracemalloc
 
 import numpy as np
@@ -375,3 +377,29 @@ def test_stats_leave_nothing_to_sync():
     x = np.ones((2, 3))
     with pytest.raises(ValueError, match="nothing to sync"):
         vjp.batch_norm(x, stats=RunningStats(x[0], x[0]), sync=functools.partial(sum))
+
+
+# ------------------------------------------------------------------------------------------------ kept for later
+
+
+@pytest.mark.eager
+@pytest.mark.parametrize(
+    "copied", [lambda p: pickle.loads(pickle.dumps(p)), copy.deepcopy, copy.copy], ids=["pickle", "deepcopy", "copy"]
+)
+@each_norm
+def test_a_copied_or_pickled_pullback_pulls_the_same(xp, norm, copied, rng):
+    x, dy = data("offset 3", SHAPE), rng.standard_normal(SHAPE).astype(F32)
+    _, pullback = norm.vjp(xp.array(x), where=xp.array(x > 2))
+    again = copied(pullback)
+    assert_near(xp.numpy(again(xp.array(dy))[0]), norm.gradient(x, dy, mask=x > 2))
+
+
+@pytest.mark.library("torch")
+@pytest.mark.parametrize("dtype", ["float8_e4m3fn", "float8_e5m2"])
+def test_a_gradient_in_eight_bits_is_welcome(dtype, rng):
+    import torch
+
+    x = torch.tensor(rng.standard_normal((4, 6)), dtype=torch.float16)
+    dy = torch.tensor(rng.standard_normal((4, 6)).astype(F32)).to(getattr(torch, dtype))
+    exact = gradient(x.double().numpy(), dy.double().numpy(), (1,))
+    assert_within(vjp.layer_norm(x)[1](dy)[0].double().numpy(), exact, 2e-3)

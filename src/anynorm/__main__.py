@@ -9,21 +9,24 @@ Array libraries are imported inside functions alone: the command has to start, a
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import math
 import sys
 import warnings
+from contextlib import redirect_stdout
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeAlias
 
 import anynorm
-from anynorm._engines import watch
+from anynorm._engines import problems, watch
 
 from . import _report
 from ._bench import add_bench
-from ._report import MISSED, say, watched
+from ._install import install
+from ._report import MISSED, say, watched, write
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -139,7 +142,7 @@ def find(name: str) -> Found:
         version = str(import_module(name).__version__)
     except Exception as error:  # a broken installation raises anything
         missing = isinstance(error, ModuleNotFoundError) and str(error.name).split(".")[0] == name
-        problem = f"not installed (pip install 'anynorm[{name}]')" if missing else f"installed but broken: {say(error)}"
+        problem = f"not installed ({install(name)})" if missing else f"installed but broken: {say(error)}"
         return Found(name, problem=problem)
     try:
         xp.empty(0)
@@ -392,6 +395,7 @@ class Report(NamedTuple):
     gradients: bool
     libraries: list[Found]
     rows: list[Row]
+    engines: Mapping[str, str]  # that cannot be used, each with what is wrong with it
 
     @property
     def missed(self) -> int:
@@ -413,6 +417,7 @@ def as_json(report: Report) -> str:
         "libraries": [
             {key: getattr(found, key) for key in ("name", "version", "problem", "native")} for found in report.libraries
         ],
+        "engines": report.engines,
         "rows": rows,
     }
     return json.dumps(document, indent=2, allow_nan=False)
@@ -425,14 +430,15 @@ def show(report: Report) -> None:
 
 
 def heading(report: Report) -> list[str]:
-    """Return what the norms were run on, and a line for every library."""
+    """Return what the norms were run on, a line for every library, and which engines ran or could not."""
     data = report.data
     what = f"{data.file}: {data.dtype}" if data.file else f"{data.dtype} of unit spread,"
     run = ", gradients" if report.gradients else ""
     title = f"anynorm {anynorm.__version__}{run} on {what} {data.shape}, channels on axis {data.channel_axis}"
     width = max(len(found.version or "") for found in report.libraries)
     libraries = [f"{found.name:<7}{state(found, width)}" for found in report.libraries]
-    return [title, "", *libraries, "", f"run by: {', '.join(run_by(report.rows))}"]
+    engines = [f"engine {name}: {problem}" for name, problem in report.engines.items()]
+    return [title, "", *libraries, "", f"run by: {', '.join(run_by(report.rows))}", *engines]
 
 
 def run_by(rows: list[Row]) -> Iterator[str]:
@@ -540,7 +546,9 @@ what is promised:
 exit status:
   0  every promise is kept
   1  a promise is missed
-  2  the arguments or the file are no good, or there is no NumPy to measure with
+  2  the arguments or the file are no good, there is no NumPy to measure with,
+     or the report cannot be written (that a reader such as head leaves early
+     is no error)
 
 --json prints one object:
   anynorm    the version
@@ -549,6 +557,8 @@ exit status:
   data       file (null: generated), dtype, shape, channel_axis
   libraries  of each: name, version, problem (null: usable), native (what it is
              compared with)
+  engines    of each that is installed but cannot be used, by its name: what is
+             wrong with it, and how to mend it
   rows       of each library, norm and array: library, norm, offset (null:
              --input), dtype (the result's), error, bound (promised for the
              error), native_error, difference, kept, engine (that ran: "numba",
@@ -575,8 +585,10 @@ def check(arguments: argparse.Namespace, refuse: Callable[[str], NoReturn]) -> i
     usable = [found for found in libraries if not found.problem]
     arrays = [(offset, x, noise(numpy.xp, x) if arguments.gradients else None) for offset, x in data.arrays]
     jobs = [(found, norm, *array) for found in usable for norm in OURS for array in arrays]
-    rows = [measure(numpy.xp, *job) for job in watched(jobs, lambda job: f"{job[0].name}: {job[1]} norm")]
-    report = Report(data, arguments.gradients, libraries, rows)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "anynorm runs array-API code", RuntimeWarning)  # the report has a line for it
+        rows = [measure(numpy.xp, *job) for job in watched(jobs, lambda job: f"{job[0].name}: {job[1]} norm")]
+    report = Report(data, arguments.gradients, libraries, rows, problems())
     if arguments.json:
         print(as_json(report))
     else:
@@ -585,6 +597,16 @@ def check(arguments: argparse.Namespace, refuse: Callable[[str], NoReturn]) -> i
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command, write all that it printed at once, and return the exit status."""
+    printed = io.StringIO()
+    try:
+        with redirect_stdout(printed):
+            return run(argv)
+    finally:  # also where argparse exits, after the help
+        write(printed.getvalue())
+
+
+def run(argv: Sequence[str] | None) -> int:
     """Run a command, and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m anynorm", description="What anynorm is worth on this machine.")
     parser.add_argument("--version", action="version", version=f"anynorm {anynorm.__version__}")

@@ -9,6 +9,7 @@ import math
 import operator
 import sys
 from contextlib import AbstractContextManager, nullcontext
+from importlib import import_module
 from numbers import Real
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
@@ -29,28 +30,60 @@ _namespaces: dict[type, Namespace | None] = {}  # asked of array-api-compat once
 def library(value: object) -> Namespace | None:
     """Return the array-API namespace of an array, None for anything else."""
     kind = type(value)
-    if kind not in _namespaces:
-        _namespaces[kind] = _find_library(value)
-    return _namespaces[kind]
+    if kind in _namespaces:
+        return _namespaces[kind]
+    found = _find_library(value)
+    if not is_compiling(found):  # an exported program is to have no side effects
+        _namespaces[kind] = found
+    return found
+
+
+def is_compiling(xp: Namespace | None) -> bool:
+    """Whether torch is tracing the call, to compile or to export it."""
+    return xp is not None and library_name(xp) == "torch" and bool(sys.modules["torch"].compiler.is_compiling())
+
+
+_LIBRARIES = (  # a library's module, the class of its arrays in it, and the namespace for them
+    ("numpy", "ndarray", "array_api_compat.numpy"),
+    ("numpy", "generic", "array_api_compat.numpy"),
+    ("jax", "Array", "jax.numpy"),
+    ("cupy", "ndarray", "array_api_compat.cupy"),
+    ("dask.array", "Array", "array_api_compat.dask.array"),
+)
+_REFUSED = (  # kinds of array whose arithmetic is another, and what to pass in their place
+    ("numpy.ma", "MaskedArray", "masked arrays", "its .data, and where=~numpy.ma.getmaskarray(x)"),
+    ("numpy", "matrix", "matrices", "numpy.asarray(x)"),
+)
+
+
+def _is_a(value: object, module: str, name: str) -> bool:
+    """Whether value is of a class of a module, which nobody has imported where there is no such value.
+
+    What goes by the module's name may be something else: a folder in the working directory, a stub.
+    """
+    kind = getattr(sys.modules.get(module), name, None)
+    return isinstance(kind, type) and isinstance(value, kind)
 
 
 def _find_library(value: object) -> Namespace | None:
-    torch = sys.modules.get("torch")
-    if torch is not None and isinstance(value, torch.Tensor):
-        # array_namespace makes Dynamo warn about its lru_cache, so torch is answered without it.
-        import array_api_compat.torch
+    """Return the namespace of an array.
+
+    Not by array-api-compat's array_namespace: any broken module of a library's name breaks that for all libraries, it
+    takes NumPy's arrays of JAX's float0 for JAX's, and Dynamo warns of its cache.
+    """
+    for module, name, kind, instead in _REFUSED:
+        if _is_a(value, module, name):
+            message = f"anynorm takes no {kind}: got one; pass {instead}"
+            raise TypeError(message)
+    if _is_a(value, "torch", "Tensor"):
+        import array_api_compat.torch  # by a statement, since Dynamo traces no other way
 
         return array_api_compat.torch
-    ma = sys.modules.get("numpy.ma")
-    if ma is not None and isinstance(value, ma.MaskedArray):
-        message = "anynorm takes no masked arrays: got one; pass its .data, and where=~numpy.ma.getmaskarray(x)"
-        raise TypeError(message)
-    from array_api_compat import array_namespace  # when it is needed: it is most of what importing anynorm would cost
-
-    try:
-        return array_namespace(value)
-    except TypeError:
-        return None
+    for module, name, namespace_ in _LIBRARIES:
+        if _is_a(value, module, name):
+            return import_module(namespace_)
+    found = getattr(value, "__array_namespace__", None)
+    return None if found is None or isinstance(value, type) else found()
 
 
 _NAMES = {
@@ -77,6 +110,7 @@ def namespace(caller: str, x: Array, /, **others: Array | None) -> Namespace:
             f"API standard: got {type(x).__name__}; convert it first, with numpy.asarray(x) for example"
         )
         raise TypeError(message)
+    check_plain(caller, xp, "x", x)
     for name, value in others.items():
         if value is not None:
             check_kin(caller, xp, x, name, value)
@@ -98,6 +132,7 @@ def check_kin(caller: str, xp: Namespace, x: Array, name: str, value: Array) -> 
             f"{library_name(kin)}; convert one of them"
         )
         raise TypeError(message)
+    check_plain(caller, kin, name, value)
     place, other = device_of(xp, x), device_of(kin, value)
     if place is not None and other is not None and place != other:
         message = (
@@ -105,6 +140,17 @@ def check_kin(caller: str, xp: Namespace, x: Array, name: str, value: Array) -> 
             f"since anynorm never does"
         )
         raise ValueError(message)
+
+
+def check_plain(caller: str, xp: Namespace, name: str, value: Array) -> None:
+    """Refuse arrays that are not their elements alone: Dask's of masked blocks, sparse and nested tensors."""
+    if library_name(xp) == "dask":
+        library(value._meta)  # noqa: SLF001  a block, of no elements: it is refused as one by itself would be
+    elif library_name(xp) == "torch" and (value.layout is not sys.modules["torch"].strided or value.is_nested):
+        form = "nested" if value.is_nested else f"of layout {value.layout}"
+        instead = "to_padded_tensor(0.0), and where=" if value.is_nested else "to_dense()"
+        message = f"{caller} needs {name} to be a dense tensor: got one that is {form}; pass {name}.{instead}"
+        raise TypeError(message)
 
 
 def device_of(xp: Namespace, x: Array) -> Any:
@@ -135,8 +181,10 @@ def dtypes(caller: str, xp: Namespace, x: Array, name: str = "x") -> tuple[Any, 
     if not xp.isdtype(x.dtype, "real floating"):
         default = xp.__array_namespace_info__().default_dtypes(device=device_of(xp, x))["real floating"]
         return default, default
-    _floats[key] = xp.float32 if xp.finfo(x.dtype).bits < 32 else x.dtype
-    return x.dtype, _floats[key]
+    computing = xp.float32 if xp.finfo(x.dtype).bits < 32 else x.dtype
+    if not is_compiling(xp):
+        _floats[key] = computing
+    return x.dtype, computing
 
 
 def is_number(xp: Namespace, dtype: Any) -> bool:
@@ -256,6 +304,18 @@ def as_array(value: Any) -> Any:
     return xp.asarray(value) if xp is not None and library_name(xp) == "numpy" else value
 
 
+def placed_as(xp: Namespace, a: Array, like: Array) -> Array:
+    """Return an array sharded as another is, where that is part of its type: on JAX's explicit meshes."""
+    if library_name(xp) != "jax":
+        return a
+    import jax
+
+    sharding, spec = jax.typeof(a).sharding, jax.typeof(like).sharding.spec
+    if sharding.spec == spec:
+        return a
+    return jax.sharding.reshard(a, jax.sharding.NamedSharding(sharding.mesh, spec))
+
+
 _IN_PLACE = {operator.add: operator.iadd, operator.mul: operator.imul, operator.sub: operator.isub}
 
 
@@ -275,7 +335,12 @@ LARGEST = 1e38  # of numbers that float32 arrays are to meet
 
 def broadcasts(shape: Shape, target: Shape) -> bool:
     """Whether shape, of target's rank, broadcasts to target without enlarging it."""
-    return len(shape) == len(target) and all(a in (1, b) for a, b in zip(shape, target, strict=True))
+    return len(shape) == len(target) and all(a == 1 or same(a, b) for a, b in zip(shape, target, strict=True))
+
+
+def same(size: Any, other: Any) -> bool:
+    """Whether two sizes are equal; that of sizes unknown to Dask, which are NaN, it will find out itself."""
+    return bool(size == other or (size != size and other != other))  # noqa: PLR0124
 
 
 def known(xp: Namespace, sizes: Shape | list[Any]) -> bool:
@@ -346,7 +411,7 @@ def gradient_of(caller: str, xp: Namespace, x: Array, dy: Array) -> Array:
     """Return the gradient of the result, which has x's shape, a NumPy one on a Dask array as Dask's."""
     caller = f"{caller}'s pullback"
     check_kin(caller, xp, x, "dy", dy)
-    if tuple(dy.shape) != tuple(x.shape):
+    if dy.ndim != x.ndim or not all(map(same, dy.shape, x.shape)):
         message = (
             f"{caller} needs dy of the result's shape {tuple(x.shape)}: got {tuple(dy.shape)}; broadcast it, since a "
             f"gradient has one value for each element of the result"
@@ -364,14 +429,16 @@ def mask_of(caller: str, xp: Namespace, x: Array, where: Array) -> Array:
     if kin is None or not kin.isdtype(where.dtype, "bool"):
         message = f"{caller} needs where to be a boolean mask: got dtype {where.dtype}; compare it, as in where != 0"
         raise TypeError(message)
-    shape = (1,) * (x.ndim - where.ndim) + tuple(where.shape)
+    missing = x.ndim - where.ndim
+    shape = (1,) * missing + tuple(where.shape)
     if not broadcasts(shape, tuple(x.shape)):
         message = (
             f"{caller} needs where to broadcast to x's shape {tuple(x.shape)}: got {tuple(where.shape)}; "
             f"give it x's rank, with 1 for the axes that it does not vary along"
         )
         raise ValueError(message)
-    return xp.reshape(where if kin is xp else xp.asarray(where), shape)
+    mask = where if kin is xp else xp.asarray(where)
+    return mask[(None,) * missing + (...,)] if missing else mask
 
 
 def groups_of(caller: str, x: Array, channel: int, num_groups: int) -> int:

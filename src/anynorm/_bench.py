@@ -24,6 +24,7 @@ from . import _bench_cases as bench
 from . import _bench_revisions as revisions
 from ._bench_cases import IMAGES, TINY, TOKENS, Case, last
 from ._engines import watch
+from ._install import install
 from ._report import MISSED, Table, say, show, watched
 
 if TYPE_CHECKING:
@@ -248,7 +249,7 @@ def find(name: str) -> Library:
     try:
         module = import_module(name)
     except ModuleNotFoundError:
-        return Library(name, problem=f"not installed (pip install 'anynorm[{name}]')")
+        return Library(name, problem=f"not installed ({install(name)})")
     except Exception as error:
         return Library(name, problem=f"installed but broken: {say(error)}")
     return Library(name, str(module.__version__))
@@ -525,7 +526,8 @@ comparing two revisions:
 exit status:
   0  it ran: no timing decides anything, but of --against that nothing is slower
   1  with --against, something is slower by more than the noise, or fails
-  2  the arguments are no good, or there is no NumPy to draw the data with
+  2  the arguments are no good, there is no NumPy to draw the data with, or the
+     report cannot be written (that a reader leaves early is no error)
 
 --json prints one object:
   anynorm    the version

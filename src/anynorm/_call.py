@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -57,6 +58,13 @@ class Layout(NamedTuple):
     def split(self, xp: Namespace, a: Array) -> Array:
         """Return an array of x's rank with its channel axis split into groups."""
         return a if self.groups is None else split(xp, a, self.affine[0], self.groups)
+
+    def shape(self, x: Array) -> Shape:
+        """Return x's shape with its channel axis split into groups."""
+        if self.groups is None:
+            return tuple(x.shape)
+        channel = self.affine[0]
+        return (*x.shape[:channel], self.groups, x.shape[channel] // self.groups, *x.shape[channel + 1 :])
 
 
 class Call(NamedTuple):
@@ -149,8 +157,12 @@ def prepare(
 
 
 def _given(xp: Namespace, state: State, dtype: Any) -> Statistics:
-    """Return a state as statistics in dtype: exactly, where its mean is of a wider one."""
+    """Return a state as statistics in dtype: exactly, where its mean is of a wider one.
+
+    A variance below 0 is NaN, whatever eps would make of it: it shows that the state is corrupt.
+    """
     first = xp.astype(state.mean, dtype, copy=False)
     wider = xp.finfo(state.mean.dtype).bits > xp.finfo(dtype).bits
     rest = xp.astype(state.mean - xp.astype(first, state.mean.dtype), dtype) if wider else None
-    return Statistics(None, first, rest, xp.astype(state.var, dtype, copy=False))
+    var = xp.astype(state.var, dtype, copy=False)
+    return Statistics(None, first, rest, xp.where(var < 0, math.nan, var))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from ._arrays import default_integer, has_float64, known, library_name
+from ._arrays import default_integer, has_float64, is_compiling, known, library_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -13,21 +13,11 @@ if TYPE_CHECKING:
     from ._arrays import Array, Namespace, Shape
 
 
-def is_compiling() -> bool:
-    """Whether torch.compile is tracing the call; only to be asked of a torch call."""
-    import torch
-
-    compiling: bool = torch.compiler.is_compiling()
-    return compiling
-
-
 class Mean:
     """The mean over each slice: the elements that share their statistics, less those that the mask hides.
 
     It knows the axes, the mask, the replicas that hold the rest of the slices, and how to sum exactly enough.
     """
-
-    __slots__ = ("axes", "count", "divisor", "exact", "mask", "sync", "wide", "xp")
 
     def __init__(
         self,
@@ -38,25 +28,48 @@ class Mean:
         mask: Array | None = None,
         sync: Callable[[Array], Array] | None = None,
     ) -> None:
-        self.xp, self.axes, self.mask, self.sync = xp, axes, mask, sync
-        self.wide = sums_in(xp, x)
-        self.count = _count(caller, xp, x, axes, mask)  # elements in a slice: an int, or integers under a mask
-        if mask is None:
-            self.divisor = float(max(self.count, 1))  # as an int of 2**31 it would overflow in JAX
-            # float64 adds 2**29 equal float32 values without rounding, and NumPy divides as it is told to:
-            # the rest of a constant slice is 0 by itself.
-            self.exact = self.wide is not None and library_name(xp) == "numpy" and self.count <= 2**29
-        else:
-            self.exact = False
-            self.divisor = xp.astype(xp.where(self.count > 0, self.count, 1), self.wide or x.dtype)
+        self.caller, self.xp, self.shape, self.axes, self.mask, self.sync = caller, xp, x.shape, axes, mask, sync
+        self.dtype, self.wide, self._count = x.dtype, sums_in(xp, x), None  # Dynamo knows no cached_property
+
+    @property
+    def count(self) -> Any:
+        """How many elements a slice has: an int or a symbol, or integers under a mask. It is taken where it is needed.
+
+        Statistics that are given need none, so x may have sizes that Dask does not know.
+        """
+        if self._count is None:
+            self._count = _count(self.caller, self.xp, self.shape, self.axes, self.mask)
+        return self._count
+
+    @property
+    def divisor(self) -> Any:
+        """What sums over a slice are divided by: its count, or 1 where that is 0."""
+        if self.mask is None:
+            return number_of(self.xp, self.count, self.dtype, least=1)
+        return self.xp.astype(self.xp.where(self.count > 0, self.count, 1), self.wide or self.dtype)
+
+    @property
+    def exact(self) -> bool:
+        """Whether the rest of a constant slice is 0 by itself.
+
+        float64 adds 2**29 equal float32 values without rounding, and NumPy divides as it is told to.
+        """
+        return self.wide is not None and library_name(self.xp) == "numpy" and self.mask is None and self.count <= 2**29
 
     def select(self, a: Array) -> Array:
         """Return a with 0 where the mask hides it: before it is summed or multiplied, so that it spoils nothing."""
         return a if self.mask is None else self.xp.where(self.mask, a, 0.0)
 
+    def any(self, condition: Array) -> Array:
+        """Return in which slices the condition holds of some element, of this replica alone."""
+        return self.xp.any(condition, axis=self.axes, keepdims=True) if self.axes else condition
+
     def __call__(self, *arrays: Array) -> list[Array]:
         """Return the mean over each slice of each array, masked ones selected, its axes kept at size 1."""
-        parts = [self.local(a) for a in arrays]
+        return self.over_replicas([self.local(a) for a in arrays])
+
+    def over_replicas(self, parts: list[Array]) -> list[Array]:
+        """Return the means over whole slices, of what the replicas' parts of them have for means."""
         if self.sync is None:
             return parts
         count = counts(self.xp, self.count, parts[0])
@@ -107,8 +120,22 @@ class Mean:
 
 def counts(xp: Namespace, count: Any, like: Array) -> Array:
     """Return the count of every slice, in the shape and the dtype of its statistics."""
-    count = float(count) if isinstance(count, int) else xp.astype(count, like.dtype)
-    return xp.zeros_like(like) + count
+    return xp.zeros_like(like) + number_of(xp, count, like.dtype)
+
+
+def number_of(xp: Namespace, count: Any, dtype: Any, *, least: int = 0) -> Any:
+    """Return a count as a number that arrays of a dtype meet: one of Python's, or where it is a symbol, the library's.
+
+    A symbol of torch has to stay what it is, or it is one number in what is exported; JAX takes no int of 2**31, and
+    turns its symbols into arrays itself, but of integers.
+    """
+    name = library_name(xp)
+    if isinstance(count, int):
+        count = max(count, least)
+        return count if name == "torch" else float(count)
+    if hasattr(count, "dtype") and name != "torch":
+        return xp.astype(count, dtype)
+    return xp.asarray(count, dtype=dtype) if name == "jax" else count
 
 
 def sum_over(xp: Namespace, a: Array, axes: Shape, wide: Any) -> Array:
@@ -117,37 +144,48 @@ def sum_over(xp: Namespace, a: Array, axes: Shape, wide: Any) -> Array:
         return a
     if wide is not None:
         return xp.sum(a, axis=axes, keepdims=True, dtype=wide)
-    if library_name(xp) in ("jax", "torch", "dask"):
+    name = library_name(xp)
+    if name == "torch" and double(xp, a) is not None:
+        # The few chains of torch's own sum round all that comes after a large element as that is rounded.
+        sums = xp.sum(sum_blocks(xp, a, axes[-1], SHORT), axis=axes, keepdims=True, dtype=xp.float64)
+        return xp.astype(sums, a.dtype)
+    if name in ("jax", "torch", "dask"):
         return xp.sum(a, axis=axes, keepdims=True)
-    return sum_in_blocks(xp, a, axes)
+    for axis in axes:
+        while a.shape[axis] > BLOCK:
+            a = sum_blocks(xp, a, axis, BLOCK)
+    return xp.sum(a, axis=axes, keepdims=True)
 
 
 def sums_in(xp: Namespace, x: Array) -> Any:
     """Return float64 where the library's own float32 sum would miss the promise, else None.
 
     NumPy's does over leading axes: it errs by 6 for (4194304, 4) at offset 1e3. So do the sums that torch.compile
-    writes: those of squares err by 5e-6. The sums of JAX and of eager torch are good enough, and a float64 sum takes
-    eager torch thirty times as long.
+    writes: those of squares err by 5e-6. Of all elements a float64 sum takes eager torch thirty times as long.
     """
-    name = library_name(xp)
-    if x.dtype != xp.float32 or name == "jax" or (name == "torch" and not is_compiling()):
+    return None if library_name(xp) == "torch" and not is_compiling(xp) else double(xp, x)
+
+
+def double(xp: Namespace, x: Array) -> Any:
+    """Return float64 where it is wider than x; JAX has it where it was asked for, and then for all arrays."""
+    if x.dtype != xp.float32 or library_name(xp) == "jax":
         return None
-    return xp.float64 if name == "numpy" or has_float64(xp, x) else None
+    return xp.float64 if library_name(xp) == "numpy" or has_float64(xp, x) else None
 
 
-def _count(caller: str, xp: Namespace, x: Array, axes: Shape, mask: Array | None) -> Any:
+def _count(caller: str, xp: Namespace, shape: Shape, axes: Shape, mask: Array | None) -> Any:
     """Count the elements of a slice in integers, since float sums of ones stop at 2**24."""
-    sizes = [x.shape[i] for i in axes]
+    sizes = [shape[i] for i in axes]
     if not known(xp, sizes):
         message = (
             f"{caller} needs to know the sizes of the axes {axes} that it shares statistics over: got x of shape "
-            f"{tuple(x.shape)}; call x.compute_chunk_sizes() first"
+            f"{tuple(shape)}; call x.compute_chunk_sizes() first"
         )
         raise ValueError(message)
     if mask is None:
         return math.prod(sizes)
-    repeats = math.prod([x.shape[i] for i in axes if mask.shape[i] == 1])
-    whole = xp.astype(mask, default_integer(xp, x))
+    repeats = math.prod([shape[i] for i in axes if mask.shape[i] == 1])
+    whole = xp.astype(mask, default_integer(xp, mask))
     return repeats * (xp.sum(whole, axis=axes, keepdims=True) if axes else whole)
 
 
@@ -158,20 +196,19 @@ def unstack(stack: Array) -> list[Array]:
 
 BLOCK = 128  # a block's sum errs by at most 128 roundings, by about 11 where they are random
 
+SHORT = 8  # what is added to a large element in a block of so many is no more than its last place
 
-def sum_in_blocks(xp: Namespace, a: Array, axes: Shape) -> Array:
-    """Sum over axes in blocks, and blocks of blocks, so that no error grows with the number of elements.
+
+def sum_blocks(xp: Namespace, a: Array, axis: int, size: int) -> Array:
+    """Return the sums of the blocks of an axis, so that no error grows with the number of elements.
 
     NumPy adds one row to another over leading axes: on photographs its float64 mean is off by 3e-12.
     """
-    for axis in axes:
-        while a.shape[axis] > BLOCK:
-            blocks, rest = divmod(a.shape[axis], BLOCK)
-            before, after = a.shape[:axis], a.shape[axis + 1 :]
-            whole = (slice(None),) * axis
-            head, tail = a[(*whole, slice(0, blocks * BLOCK), ...)], a[(*whole, slice(blocks * BLOCK, None), ...)]
-            sums = xp.sum(xp.reshape(head, (*before, blocks, BLOCK, *after)), axis=axis + 1)
-            if rest:
-                sums = xp.concat([sums, xp.sum(tail, axis=axis, keepdims=True)], axis=axis)
-            a = sums
-    return xp.sum(a, axis=axes, keepdims=True)
+    if not isinstance(a.shape[axis], int) or a.shape[axis] < size:  # a symbol says nothing of blocks
+        return xp.sum(a, axis=axis, keepdims=True)
+    blocks, rest = divmod(a.shape[axis], size)
+    before, after = a.shape[:axis], a.shape[axis + 1 :]
+    whole = (slice(None),) * axis
+    head, tail = a[(*whole, slice(0, blocks * size), ...)], a[(*whole, slice(blocks * size, None), ...)]
+    sums = xp.sum(xp.reshape(head, (*before, blocks, size, *after)), axis=axis + 1)
+    return xp.concat([sums, xp.sum(tail, axis=axis, keepdims=True)], axis=axis) if rest else sums

@@ -79,7 +79,7 @@ def moments(
     s = statistics(call)
     count = s.counts(xp)
     mean: Array = s.mean + s.rest  # type: ignore[operator]  # x is centred: there is one
-    parts = (count, mean, s.var * count)
+    parts = (xp.astype(a, mean.dtype, copy=False) for a in (count, mean, s.var * count))
     return Moments(*(as_array(a if keepdims else xp.squeeze(a, axis=axes)) for a in parts))
 
 
@@ -123,8 +123,10 @@ def merge(first: Moments, /, *others: Moments) -> Moments:
     xp = _check("merge", first, *others)
     count, mean, m2 = (xp.stack(part, axis=0) for part in zip(first, *others, strict=True))
     var = m2 / xp.where(count > 0, count, 1.0)
-    s = pool(xp, Statistics(count, mean, xp.zeros_like(mean), var), lambda terms: xp.sum(terms, axis=1))
-    return Moments(*map(as_array, (s.count, s.mean, s.var * s.count)))
+    parts = Statistics(count, mean, xp.zeros_like(mean), var)
+    s = pool(xp, parts, lambda terms: xp.sum(terms, axis=1, keepdims=True))
+    whole: tuple[Array, ...] = (s.count, s.mean, s.var * s.count)
+    return Moments(*(as_array(part[0, ...]) for part in whole))
 
 
 def variance(m: Moments, /, *, correction: float = 0) -> Array:

@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 # ---------------------------------------------------------------------------------- which axes
 
 
-def layer(caller: str, ndim: int, axis: int | Shape) -> Layout:
+def layer(caller: str, ndim: int, axis: int | Shape | None) -> Layout:
     """The axes named."""
     axes = axes_of(caller, axis, ndim)
     return Layout(caller, shared=axes, affine=axes)
 
 
-def rms(caller: str, ndim: int, axis: int | Shape) -> Layout:
+def rms(caller: str, ndim: int, axis: int | Shape | None) -> Layout:
     """The axes named, whose mean is not subtracted."""
     return layer(caller, ndim, axis)._replace(centred=False)
 
@@ -76,7 +76,7 @@ def layer_norm(
     weight: Array | None = None,
     bias: Array | None = None,
     *,
-    axis: int | Shape = -1,
+    axis: int | Shape | None = -1,
     eps: float = 1e-5,
     where: Array | None = None,
     sync: Callable[[Array], Array] | None = None,
@@ -91,8 +91,9 @@ def layer_norm(
         Of any shape and real dtype. Integers and booleans become the library's default float.
     weight, bias : array, optional
         :math:`w` and :math:`b`, of the shape of the axes named, in x's order; or of x's rank and broadcastable to x.
-    axis : int or tuple of ints
-        The axes that share their statistics, in any order. (1, 2, 3) for a whole image of shape (N, C, H, W).
+    axis : int or tuple of ints, optional
+        The axes that share their statistics, in any order. (1, 2, 3) for a whole image of shape (N, C, H, W); None is
+        all of them.
     eps : float
         Added to the biased variance, inside the root. With 0, a constant slice still gives 0.
     where : boolean array, optional
@@ -144,7 +145,7 @@ def rms_norm(
     weight: Array | None = None,
     bias: Array | None = None,
     *,
-    axis: int | Shape = -1,
+    axis: int | Shape | None = -1,
     eps: float = 1e-5,
     where: Array | None = None,
     sync: Callable[[Array], Array] | None = None,

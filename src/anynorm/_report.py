@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -57,16 +58,19 @@ def drawn(table: Table) -> list[str]:
 
 def show_rich(parts: Sequence[list[str] | Table], verdict: str, bad: str) -> None:
     """Print with Rich."""
-    console = import_module("rich.console").Console(highlight=False, markup=False)  # [torch] is no markup
+    # What is printed is held until the command ends; the colours are those of where it goes then. [torch] is no markup.
+    console = import_module("rich.console").Console(file=sys.__stdout__, highlight=False, markup=False)
     widths = [part.width + len(part.widths) for part in parts if isinstance(part, Table)]  # Rich has three blanks
     console.width = max(console.width, 80, *widths)  # narrower, the cells would be cut
-    for part in parts:
-        if isinstance(part, Table):
-            console.print(grid(part, bad))
-            console.print()
-        else:
-            console.print("\n".join([*part, ""]), soft_wrap=True)
-    console.print(verdict, style="bold red" if bad in verdict else "bold", soft_wrap=True)
+    with console.capture() as said:
+        for part in parts:
+            if isinstance(part, Table):
+                console.print(grid(part, bad))
+                console.print()
+            else:
+                console.print("\n".join([*part, ""]), soft_wrap=True)
+        console.print(verdict, style="bold red" if bad in verdict else "bold", soft_wrap=True)
+    print(said.get(), end="")
 
 
 def grid(table: Table, bad: str) -> Any:
@@ -80,6 +84,17 @@ def grid(table: Table, bad: str) -> Any:
             rows.add_section()
         rows.add_row(*(text.Text(cell, style="bold red" if cell == bad else "") for cell in row))
     return rows
+
+
+def write(text: str) -> None:
+    """Write to standard output: a reader that has left misses nothing, and anything else that fails is status 2."""
+    try:
+        print(text, end="", flush=True)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python tries to write it again as it ends
+        if not isinstance(error, BrokenPipeError):
+            print(f"anynorm: cannot write the report: {error.strerror}", file=sys.stderr)
+            raise SystemExit(2) from None
 
 
 def installed(name: str) -> bool:

@@ -18,6 +18,7 @@ from ._arrays import (
     integer,
     namespace,
     number,
+    placed_as,
     rank,
     state_of,
 )
@@ -330,13 +331,19 @@ def _advance(
     unbiased = s.var * count / xp.where(count > correction, count - correction, 1.0)
     seen, known = _average(call, count, count > 0), _average(call, count, count > correction)
     share = 1.0 / cast(xp, stats.steps + 1, s.var.dtype) if momentum is None else momentum
-    counting = default_integer(xp, count) if isinstance(stats.steps, int) else stats.steps.dtype
-    steps = stats.steps + (1 if known_statically else xp.astype(xp.any(count > 0), counting))
     return RunningStats(
         _blend(xp, stats.mean, state.mean, seen, (s.mean, s.rest), share),
         _blend(xp, stats.var, state.var, known, (unbiased,), share),
-        as_array(steps),
+        as_array(stats.steps + 1 if known_statically else _count_step(xp, stats.steps, count)),
     )
+
+
+def _count_step(xp: Namespace, steps: Any, count: Array) -> Array:
+    """Return the number of steps after a batch, which is one where any of its slices has an element."""
+    seen = xp.any(count > 0)
+    if isinstance(steps, int):
+        return steps + xp.astype(seen, default_integer(xp, count))
+    return xp.where(seen, steps + 1, steps)  # a sum with another array would end JAX's weak type
 
 
 def _average(call: Call, like: Array, valid: Array) -> Mean:
@@ -351,5 +358,6 @@ def _blend(xp: Namespace, given: Array, old: Array, average: Mean, parts: tuple[
     dtype = old.dtype if xp.finfo(old.dtype).bits > xp.finfo(parts[0].dtype).bits else parts[0].dtype
     old, share = xp.astype(old, dtype, copy=False), cast(xp, share, dtype)
     new = sum(xp.astype(part, dtype, copy=False) for part in average(*map(average.select, parts)))
-    moved = xp.where(average.count > 0, (1 - share) * old + share * new, old)
+    new, found = (placed_as(xp, a, old) for a in (new, average.count > 0))
+    moved = xp.where(found, (1 - share) * old + share * new, old)
     return xp.astype(xp.reshape(moved, given.shape), given.dtype, copy=False)

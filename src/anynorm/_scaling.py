@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ._arrays import LARGEST, axes_of, cast, number, quiet, rank
 from ._call import Layout, prepare
 from ._engines import normalize, statistics
+from ._standardize import trusted
 
 if TYPE_CHECKING:
     from ._arrays import Array, Shape
@@ -62,7 +63,8 @@ def zscore(x: Array, /, *, axis: int | Shape | None = 0, correction: float = 0, 
     s = statistics(call)
     count = s.counts(xp)
     freedom = count - cast(xp, correction, count.dtype)
-    var = xp.where(freedom > 0, s.var * (count / xp.where(freedom > 0, freedom, 1.0)), 0.0)
+    var = trusted(xp, s.var, 0.0) * (count / xp.where(freedom > 0, freedom, 1.0))
+    var = xp.where(freedom > 0, var, 0.0)
     return normalize(call._replace(given=s._replace(var=var)))[0]
 
 
@@ -125,7 +127,8 @@ def minmax_scale(
     flat = most <= least
     with quiet(xp):
         y = (a - xp.where(flat, 0.0, least)) / xp.where(flat, math.inf, most - least) * (high - low) + low
-    y = xp.where((a == most) & ~flat, high, y)  # exactly, which a division by multiplication, as XLA's, may miss
+    # The greatest element is exactly high, which XLA's division by multiplication may miss, and none is beyond it.
+    y = xp.where(((a == most) & ~flat) | (y > high), high, y)
     if mask is not None:
         y = xp.where(mask, y, low)
     return xp.astype(y, call.dtype, copy=False)

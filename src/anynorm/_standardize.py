@@ -10,9 +10,9 @@ import math
 import operator
 from typing import TYPE_CHECKING, Any
 
-from ._arrays import quiet, reuse
+from ._arrays import library_name, quiet, reuse
 from ._call import Statistics
-from ._mean import sum_over, sums_in, unstack
+from ._mean import double, sum_over, sums_in, unstack
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ._mean import Mean
 
 
-def centre(x: Array, mean: Mean) -> tuple[Array, Statistics]:
+def centre(x: Array, mean: Mean, eps: Any = 0.0) -> tuple[Array, Statistics]:
     """Return x less its mean, and the statistics of its slices, those of all the replicas where there are any.
 
     A slice is constant when x equals its mean everywhere: then, and only then, its squares sum to exactly 0. Its rest
@@ -31,20 +31,51 @@ def centre(x: Array, mean: Mean) -> tuple[Array, Statistics]:
     with quiet(mean.xp):
         first, rest = mean.parts(x)
         d = mean.select(x - first)
-    square = mean.local(d * d)
-    if not mean.exact:
-        rest = mean.xp.where(square == 0, 0.0, rest)
-    s = Statistics(mean.count, first, rest, square - rest * rest)
+        square = told_from_constant(mean, d, mean.local(d * d), eps)
+        if not mean.exact:
+            rest = mean.xp.where(square == 0, 0.0, rest)
+        s = Statistics(mean.count, first, rest, square - rest * rest)
     if mean.sync is not None:
         s = pool(mean.xp, s._replace(count=s.counts(mean.xp)), mean.sync)
         d = mean.select(x - s.mean)
     return reuse(mean.xp, operator.sub, d, s.rest), s
 
 
+def told_from_constant(mean: Mean, d: Array, square: Array, eps: Any) -> Array:
+    """Return the mean squares of d, above 0 where d is not 0 everywhere: squares of little numbers may be.
+
+    Where eps is large beside them that makes no difference, and costs nothing.
+    """
+    if is_large(eps):
+        return square
+    return mean.xp.where((square == 0) & mean.any(d != 0), least(mean.xp, square.dtype) / 2, square)
+
+
+def trusted(xp: Namespace, var: Array, eps: Any) -> Array:
+    """Return variances, NaN where their squares have left the range of the dtype: neither 0 nor infinity is true."""
+    left = xp.isinf(var)
+    if not is_large(eps):
+        left = left | ((var > 0) & (var + eps < least(xp, var.dtype)))
+    return xp.where(left, math.nan, var)
+
+
+def least(xp: Namespace, dtype: Any) -> float:
+    """Return the least mean square that is known in a dtype: XLA counts squares below the normal numbers as 0."""
+    return float(xp.finfo(dtype).smallest_normal) * (2.0**9 if library_name(xp) == "jax" else 4.0)
+
+
+def is_large(eps: Any) -> bool:
+    """Whether eps hides what is lost where squares are too small for float32; of a traced eps nobody knows."""
+    return isinstance(eps, float) and eps >= TINY
+
+
+TINY = 2.0**-80
+
+
 def divide(xp: Namespace, d: Array, var: Array, eps: Any) -> Array:
     """Return d, which is x less its mean and written over, divided by its standard deviation."""
     with quiet(xp):
-        return reuse(xp, operator.mul, d, rstd(xp, var, eps))
+        return reuse(xp, operator.mul, d, rstd(xp, var, eps, d.dtype))
 
 
 def standardize(call: Call) -> tuple[Array, Statistics]:
@@ -54,18 +85,25 @@ def standardize(call: Call) -> tuple[Array, Statistics]:
     if call.given is not None:
         return standardize_by(call.given, x, mean, call.eps), call.given
     if not call.layout.centred:
-        return standardize_at_zero(x, mean, call.eps)
-    d, s = centre(x, mean)
+        s = Statistics(None, None, None, mean_square(x, mean, call.eps))
+        return standardize_by(s, x, mean, call.eps), s
+    d, s = centre(x, mean, call.eps)
+    s = s._replace(var=trusted(mean.xp, s.var, call.eps))
     return divide(mean.xp, d, s.var, call.eps), s
 
 
-def standardize_at_zero(x: Array, mean: Mean, eps: Any) -> tuple[Array, Statistics]:
-    """Return x with mean square 1 over each slice, and the mean squares for variances."""
-    selected = mean.select(x)
+def mean_square(x: Array, mean: Mean, eps: Any) -> Array:
+    """Return the mean square of each slice."""
+    a = mean.select(x)
     with quiet(mean.xp):
-        (square,) = mean(selected * selected)
-    s = Statistics(None, None, None, square)
-    return standardize_by(s, x, mean, eps), s
+        square = within_range(mean, a, mean.local(a * a), eps)
+    return mean.over_replicas([square])[0]
+
+
+def within_range(mean: Mean, a: Array, square: Array, eps: Any) -> Array:
+    """Return the mean squares of a, infinite where a is, and NaN where they have left the range of their dtype."""
+    known = trusted(mean.xp, told_from_constant(mean, a, square, eps), eps)
+    return mean.xp.where(mean.any(mean.xp.isinf(a)), math.inf, known)
 
 
 def standardize_by(s: Statistics, x: Array, mean: Mean, eps: Any) -> Array:
@@ -73,7 +111,7 @@ def standardize_by(s: Statistics, x: Array, mean: Mean, eps: Any) -> Array:
     xp = mean.xp
     with quiet(xp):
         if s.mean is None:
-            return mean.select(x) * rstd(xp, s.var, eps)
+            return mean.select(x) * rstd(xp, s.var, eps, x.dtype)
         d = mean.select(x - s.mean)
         return divide(xp, d if s.rest is None else reuse(xp, operator.sub, d, s.rest), s.var, eps)
 
@@ -98,15 +136,16 @@ def pool(xp: Namespace, part: Statistics, total: Callable[[Array], Array]) -> St
     return Statistics(count, first, rest, within + xp.where(between > 0, between, 0.0))
 
 
-TINY = 2.0**-120  # large enough to be no zero in float32
+def rstd(xp: Namespace, var: Array, eps: Any, dtype: Any) -> Array:
+    """Return 1 / sqrt(var + eps), or 0 where that has no value: finite, and with a finite gradient.
 
-
-def rstd(xp: Namespace, var: Array, eps: Any) -> Array:
-    """Return 1 / sqrt(var + eps), or 0 where that has no value: finite, and with a finite gradient."""
-    total = var + eps
-    if isinstance(eps, float) and eps >= TINY:
-        return 1.0 / xp.sqrt(total)
-    return 1.0 / xp.sqrt(xp.where(total <= 0, math.inf, total))
+    It is rounded once: beside a large element the two roundings of a root and a quotient would count.
+    """
+    wide = double(xp, var)
+    total = (var if wide is None else xp.astype(var, wide)) + eps
+    if not is_large(eps):
+        total = xp.where(total <= 0, math.inf, total)
+    return xp.astype(1.0 / xp.sqrt(total), dtype, copy=False)
 
 
 def lost(call: Call, g: Array, y: Array, mean: Mean) -> tuple[Array | None, Array | None]:
@@ -157,7 +196,7 @@ def pull(call: Call, s: Statistics, dy: Array) -> tuple[Array, Array | None, Arr
             y = y * scale
             g = g - y
         del y
-        dx = g * rstd(xp, s.var, call.eps)
+        dx = g * rstd(xp, s.var, call.eps, g.dtype)
     return call.narrow(call.join(dx)), dweight, dbias
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ._arrays import gradient_of, rank
+from ._arrays import gradient_of, library, rank
 from ._call import prepare
 from ._engines import normalize, pull
 from ._norms import batch, group, instance, layer, rms
@@ -46,7 +46,7 @@ def layer_norm(
     weight: Array | None = None,
     bias: Array | None = None,
     *,
-    axis: int | Shape = -1,
+    axis: int | Shape | None = -1,
     eps: float = 1e-5,
     where: Array | None = None,
     sync: Callable[[Array], Array] | None = None,
@@ -107,7 +107,7 @@ def rms_norm(
     weight: Array | None = None,
     bias: Array | None = None,
     *,
-    axis: int | Shape = -1,
+    axis: int | Shape | None = -1,
     eps: float = 1e-5,
     where: Array | None = None,
     sync: Callable[[Array], Array] | None = None,
@@ -458,6 +458,13 @@ class Pullback:
 
     def __init__(self, call: Call, s: Statistics) -> None:
         self._call, self._statistics = call, s
+
+    def __getstate__(self) -> tuple[Call, Statistics]:
+        return self._call._replace(xp=None), self._statistics  # a namespace is a module, which no pickle holds
+
+    def __setstate__(self, state: tuple[Call, Statistics]) -> None:
+        call, self._statistics = state
+        self._call = call._replace(xp=library(call.x))
 
     def __call__(self, dy: Array, /) -> tuple[Array, Array | None, Array | None]:
         """Return (dx, dweight, dbias), None where there was no parameter.

@@ -12,15 +12,16 @@ It is told by axes what to do, never by the name of a norm.
 from __future__ import annotations
 
 import os
+import warnings
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cache
 from importlib import import_module
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from .. import _standardize as array_api
-from .._arrays import integer, library_name
-from .._mean import is_compiling
+from .._arrays import integer, is_compiling, library_name
+from .._install import install
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,12 +31,29 @@ if TYPE_CHECKING:
     from .._call import Call, Statistics
 
 ARRAY_API = "array-api"
-ENGINES = ("numba", "jax")  # by the package that each of them needs
-_SERVED = {"numpy": ("numba", "_numba"), "torch": ("numba", "_torch"), "jax": ("jax", "_jax")}  # libraries, by whom
+ENGINES = {"numba": "fast", "jax": "jax"}  # the extra that brings the package of each
+_MODULES = {"numpy": ("numba", "_numba"), "torch": ("numba", "_torch"), "jax": ("jax", "_jax")}  # by library
 
-_name: ContextVar[str | None] = ContextVar("anynorm_engine", default=None)
-threads_asked: ContextVar[int | None] = ContextVar("anynorm_threads", default=None)
+
+class Choice:
+    """What a block chose: an engine and a number of threads, each None where it is left open."""
+
+    __slots__ = ("closed", "name", "outer", "threads")
+
+    def __init__(self, name: str | None, threads: int | None, outer: Choice | None) -> None:
+        self.name, self.threads, self.outer, self.closed = name, threads, outer, False
+
+
+_innermost: ContextVar[Choice] = ContextVar("anynorm_engine", default=Choice(None, None, None))  # noqa: B039
 _watched: ContextVar[set[str] | None] = ContextVar("anynorm_watched", default=None)
+
+
+def choice() -> Choice:
+    """Return what the innermost open block of this thread or task chose."""
+    found = _innermost.get()
+    while found.closed and found.outer is not None:
+        found = found.outer
+    return found
 
 
 @contextmanager
@@ -56,8 +74,9 @@ def engine(name: str | None = None, /, *, threads: int | None = None) -> Iterato
     ------
     ValueError
         There is no such engine, or threads is not positive.
-    ModuleNotFoundError
-        The engine is not installed.
+    ImportError
+        The engine is not installed (then it is a ModuleNotFoundError), or cannot be imported. Without a name that is no
+        error: array-API code runs in its place, and where the engine is installed but broken, a RuntimeWarning says so.
 
     Examples
     --------
@@ -73,26 +92,77 @@ def engine(name: str | None = None, /, *, threads: int | None = None) -> Iterato
     if threads is not None and integer("engine", "threads", threads) < 1:
         message = f"engine needs threads to be positive: got {threads}"
         raise ValueError(message)
-    tokens = (
-        (_name, _name.set(_name.get() if name is None else name)),
-        (threads_asked, threads_asked.set(threads_asked.get() if threads is None else threads)),
-    )
+    outer = choice()
+    inside = Choice(name or outer.name, threads or outer.threads, outer)
+    token = _innermost.set(inside)
     try:
         yield
     finally:
-        for variable, token in tokens:
-            variable.reset(token)  # type: ignore[arg-type]
+        try:
+            _innermost.reset(token)
+        except (
+            ValueError
+        ):  # a generator was closed by another task or thread: the context it was set in is out of reach
+            inside.closed = True
 
 
 def _check(name: str, what: str) -> None:
-    """Refuse what is no engine, or is not installed."""
+    """Refuse what is no engine, or cannot be used."""
     if name not in (ARRAY_API, *ENGINES):
         message = f"{what} needs to be one of {', '.join((ARRAY_API, *ENGINES))}: got {name!r}"
         raise ValueError(message)
-    if name != ARRAY_API and find_spec(name) is None:
-        extra = "fast" if name == "numba" else name
-        message = f"{what} needs {name}, which is not installed: pip install 'anynorm[{extra}]'"
+    loaded = None if name == ARRAY_API else _load(f"_{name}")
+    if isinstance(loaded, Exception) and _is_missing(name, loaded):
+        message = f"{what} needs {name}, which is not installed: {install(ENGINES[name])}"
         raise ModuleNotFoundError(message)
+    if isinstance(loaded, Exception):
+        message = f"{what} needs {name}: {_problem(name, loaded)}"
+        raise ImportError(message) from loaded  # noqa: TRY004  what was loaded is the reason
+
+
+# ---------------------------------------------------------------------------------- engines that cannot be imported
+
+
+@cache
+def _load(module: str) -> ModuleType | Exception:
+    """Import an engine once; return whatever that raises: an engine is there to be faster, not to be needed."""
+    try:
+        return import_module(f"{__name__}.{module}")
+    except Exception as error:  # noqa: BLE001  a package that is half there raises anything
+        return error.with_traceback(None)
+
+
+def _is_missing(name: str, error: Exception) -> bool:
+    """Whether the engine's package is simply not installed."""
+    return isinstance(error, ModuleNotFoundError) and error.name == name
+
+
+def _problem(name: str, error: Exception) -> str:
+    """Return what is wrong with an engine, and how to mend it."""
+    lines = str(error).strip().splitlines() or [""]
+    return (
+        f"it is installed but cannot be used ({type(error).__name__}: {lines[0]}); "
+        f"mend it with {install(ENGINES[name], '--upgrade')}, or do without it by ANYNORM_ENGINE={ARRAY_API}"
+    )
+
+
+_problems: dict[str, str] = {}
+
+
+def problems() -> dict[str, str]:
+    """Return the engines that were to be used and could not, each with what is wrong with it."""
+    return dict(_problems)
+
+
+def _report(name: str, error: Exception) -> None:
+    """Warn of an engine that cannot be used, once; that one is not installed is nothing to warn of."""
+    if name not in _problems and not _is_missing(name, error):
+        _problems[name] = _problem(name, error)
+        message = f"anynorm runs array-API code, which is slower, in place of its engine {name}: {_problems[name]}"
+        warnings.warn(message, RuntimeWarning, stacklevel=2)
+
+
+# ---------------------------------------------------------------------------------- the seam
 
 
 @contextmanager
@@ -132,7 +202,7 @@ def compose(function: Callable[..., Any], call: Call, *arguments: Any) -> Any:
 
 def _run(work: str, call: Call, *arguments: Any) -> Any:
     """Have the engine that is chosen do it, or the array-API code."""
-    if library_name(call.xp) == "torch" and is_compiling():  # and neither context nor environment compiles
+    if is_compiling(call.xp):  # and neither context nor environment compiles
         return getattr(array_api, work)(call, *arguments)
     name, module = _chosen(library_name(call.xp))
     done = None if module is None else getattr(module, work)(call, *arguments)
@@ -142,18 +212,17 @@ def _run(work: str, call: Call, *arguments: Any) -> Any:
     return getattr(array_api, work)(call, *arguments) if done is None else done
 
 
-_modules: dict[str, ModuleType | None] = {}
-
-
 def _chosen(library: str) -> tuple[str, ModuleType | None]:
     """Return the engine for a library: its name and its module, which is None for array-API code."""
-    name, module = _SERVED.get(library, (ARRAY_API, None))
-    asked = _name.get() or _from_environment()
+    name, module = _MODULES.get(library, (ARRAY_API, None))
+    asked = choice().name or _from_environment()
     if module is None or (asked is not None and asked != name):
         return ARRAY_API, None
-    if module not in _modules:
-        _modules[module] = None if find_spec(name) is None else import_module(f"{__name__}.{module}")
-    return name, _modules[module]
+    loaded = _load(module)
+    if isinstance(loaded, Exception):
+        _report(name, loaded)
+        return ARRAY_API, None
+    return name, loaded
 
 
 def _from_environment() -> str | None:

@@ -1,19 +1,22 @@
-"""How many cores a call takes: all that the process may use, unless another call has them."""
+"""How many cores a call takes: all that the process may use, unless another call has them; and how it shares them."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
 import threading
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING
+import warnings
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import numba
 
-from . import threads_asked
+from . import choice
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 SMALL = 2**16  # elements that one core is done with before another has woken up
 
@@ -34,7 +37,7 @@ def allowed() -> int:
     """Return how many threads a call may use: one where the process is of a pool, which has the cores already."""
     if _forked:
         return 1
-    asked = threads_asked.get() or _asked_by_environment()
+    asked = choice().threads or _asked_by_environment()
     if asked is None and multiprocessing.parent_process() is not None:
         return 1
     openmp = os.environ.get("OMP_NUM_THREADS", "")  # may be a list, one number a level
@@ -56,7 +59,9 @@ ALONE = nullcontext(1)
 def cores(size: int, most: int | None = None) -> AbstractContextManager[int]:
     """Take the cores for work on size elements, and give how many: 1 while another call has them."""
     threads = 1 if size < SMALL else min(allowed(), most or size)
-    return ALONE if threads == 1 or not _taken.acquire(blocking=False) else _shared(threads)
+    if threads == 1 or threading_layer() is None or not _taken.acquire(blocking=False):
+        return ALONE
+    return _shared(threads)
 
 
 @contextmanager
@@ -65,3 +70,48 @@ def _shared(threads: int) -> Iterator[int]:
         yield threads
     finally:
         _taken.release()
+
+
+@cache
+def threading_layer() -> str | None:
+    """Return what Numba runs its threads by, which is started now; None, and a warning, where that fails."""
+    try:
+        numba.get_num_threads()
+        layer: str = numba.threading_layer()
+    except Exception as error:  # noqa: BLE001  a layer that was asked for and is not there
+        message = (
+            f"anynorm's norms run on one thread, since Numba has none ({str(error).strip().splitlines()[0]}): "
+            f"unset NUMBA_THREADING_LAYER ({numba.config.THREADING_LAYER}), or install what it names"
+        )
+        warnings.warn(message, RuntimeWarning, stacklevel=2)
+        return None
+    return layer
+
+
+# ---------------------------------------------------------------------------------- threads of our own
+
+
+def safe_beside_others() -> bool:
+    """Whether Numba's threads may be used while somebody else uses them: its workqueue aborts the process then."""
+    return threading_layer() != "workqueue"
+
+
+def take_turns(work: Callable[[int], Any], pieces: int) -> None:
+    """Do pieces of work on threads of our own and on this one; whoever is free takes the next."""
+    turns = iter(range(pieces))
+
+    def take() -> None:
+        for piece in turns:
+            work(piece)
+
+    others: list[Future[None]] = []
+    with suppress(RuntimeError):  # the interpreter is shutting down: this thread does what nobody else takes
+        others.extend(_pool().submit(take) for _ in range(min(pieces, numba.config.NUMBA_NUM_THREADS) - 1))
+    take()
+    for other in others:
+        other.result()
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max(1, numba.config.NUMBA_NUM_THREADS - 1), "anynorm")

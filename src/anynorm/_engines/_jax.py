@@ -18,7 +18,9 @@ import jax
 import jax.numpy as jnp
 
 from .. import _standardize as array_api
+from .._arrays import placed_as, split
 from .._call import Statistics
+from .._mean import Mean
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,7 +50,7 @@ def pull(call: Call, s: Statistics, dy: Array) -> tuple[Array, Array | None, Arr
     """Return the gradients of x, weight and bias, given that of the result."""
     if call.sync is not None:
         return None
-    done: tuple[Array, Array | None, Array | None] = compose(array_api.pull, call, s, dy)
+    done: tuple[Array, Array | None, Array | None] = compose(_pull, call, s, dy)
     return done
 
 
@@ -74,15 +76,21 @@ def _compiled(function: Callable[..., Any], tree: Any, known: tuple[Any, ...], v
 
 
 def _normalize(call: Call) -> tuple[Array, Statistics]:
+    call = by_channel(call)
     x = call.inner(call.x)
     if call.given is not None or not sums_here(call, x):
         y, s = array_api.normalize(call)
         return y, s._replace(count=None) if isinstance(s.count, int) else s  # or an array would be made of it
     if call.layout.centred:
-        d, s = centre(x, call.layout.shared)
+        d, s = centre(x, call.layout.shared, call.eps)
+        s = s._replace(var=array_api.trusted(jnp, s.var, call.eps))
     else:
-        d, s = x, Statistics(None, None, None, mean_square(x, call.layout.shared))
-    return call.finish(d * fixed(array_api.rstd(call.xp, s.var, call.eps))), s
+        d, s = x, Statistics(None, None, None, own_square(x, call.layout.shared, call.eps))
+    return call.finish(d * fixed(array_api.rstd(jnp, s.var, call.eps, d.dtype))), s
+
+
+def _pull(call: Call, s: Statistics, dy: Array) -> tuple[Array, Array | None, Array | None]:
+    return array_api.pull(by_channel(call), s, dy)
 
 
 def _statistics(call: Call) -> Statistics:
@@ -90,23 +98,60 @@ def _statistics(call: Call) -> Statistics:
     if not sums_here(call, x):
         s = array_api.statistics(call)
         return s._replace(count=None) if isinstance(s.count, int) else s
-    return centre(x, call.layout.shared)[1]
+    return centre(x, call.layout.shared, call.eps)[1]
 
 
 def sums_here(call: Call, x: Array) -> bool:
-    """Whether the sums below are those to use: not under a mask, nor of nothing, nor centred along the last axis."""
-    along = call.layout.shared == (x.ndim - 1,)
-    return call.mask is None and 0 not in x.shape and not (along and call.layout.centred)
+    """Whether the sums below are those to use.
+
+    Not under a mask, nor where a slice is empty, of a size that is a symbol, or in parts on several devices, of which
+    no element is at hand; nor where they are the slower ones: centred, along the last axis.
+    """
+    axes = call.layout.shared
+    sizes_known = all(isinstance(size, int) for size in x.shape)
+    if call.mask is not None or call.sync is not None or not sizes_known or 0 in x.shape or in_parts(x, axes):
+        return False
+    return not (call.layout.centred and axes == (x.ndim - 1,))
+
+
+def in_parts(x: Array, axes: Shape) -> bool:
+    """Whether x may be sharded along axes: on explicit mesh axes its type says so, on automatic ones nobody knows."""
+    sharding = jax.typeof(x).sharding
+    automatic = jax.sharding.AxisType.Auto in sharding.mesh.axis_types and sharding.mesh.size > 1
+    return automatic or any(sharding.spec[i] is not None for i in axes)
+
+
+def by_channel(call: Call) -> Call:
+    """Return a group norm of sharded channels as an instance norm whose channels add up their statistics.
+
+    Groups need not end where shards do, so splitting the channels into groups would move x to other devices.
+    """
+    groups, sharding = call.layout.groups, jax.typeof(call.x).sharding
+    if groups is None or sharding.spec[call.layout.affine[0]] is None:
+        return call
+    channel = call.layout.affine[0]
+
+    def total(terms: Array) -> Array:
+        spec = list(jax.typeof(terms).sharding.spec)
+        spec[channel + 1] = None
+        whole = jax.sharding.reshard(terms, jax.sharding.PartitionSpec(*spec))
+        grouped = split(jnp, whole, channel + 1, groups)
+        sums = jnp.broadcast_to(jnp.sum(grouped, axis=channel + 2, keepdims=True), grouped.shape)
+        return placed_as(jnp, jnp.reshape(sums, terms.shape), terms)
+
+    spatial = tuple(i - (i > channel) for i in call.layout.shared if i != channel + 1)
+    return call._replace(layout=call.layout._replace(shared=spatial, groups=None), sync=total)
 
 
 def _counted(call: Call, s: Statistics) -> Statistics:
     """Return statistics with the count of a slice, where that is known."""
     if s.count is not None or s.mean is None:
         return s
-    return s._replace(count=math.prod(call.x.shape) // max(1, math.prod(s.var.shape)))
+    shape = call.layout.shape(call.x)
+    return s._replace(count=math.prod([shape[i] for i in call.layout.shared]))
 
 
-def centre(x: Array, axes: Shape) -> tuple[Array, Statistics]:
+def centre(x: Array, axes: Shape, eps: Any) -> tuple[Array, Statistics]:
     """Return x less its mean, and the statistics of its slices, both of which one reading gives.
 
     The sums are of deviations from a number near the elements; where all are equal it is one of them, and they are 0.
@@ -116,6 +161,7 @@ def centre(x: Array, axes: Shape) -> tuple[Array, Statistics]:
     near = fixed(jax.lax.stop_gradient(element + sampled_mean(x - element, axes)))
     d = x - near
     left, square = mean(d, axes), mean_square(d, axes)
+    square = array_api.told_from_constant(Mean("", jnp, x, axes), d, square, eps)
     excess = left * left
     var = jnp.where(square > excess, square - excess, 0.0 * square)  # rounding may leave less than 0
     left, var = fixed((left, jnp.where(jnp.isinf(square), square, var)))
@@ -149,6 +195,23 @@ def mean_square(a: Array, axes: Shape) -> Array:
     if math.prod([a.shape[i] for i in axes]) > SHORT:
         return square
     return square + jnp.where(jnp.isfinite(square), mean(a * a - square, axes), 0.0)
+
+
+def own_square(x: Array, axes: Shape, eps: Any) -> Array:
+    """Return the mean square of slices that are not centred, NaN where it has left the range of its dtype.
+
+    To find out what is infinite or 0 of itself takes a reading, which is done where there is reason to.
+    """
+    square = mean_square(x, axes)
+    slices = Mean("", jnp, x, axes)
+    doubtful = (
+        jnp.isinf(square)
+        if array_api.is_large(eps)
+        else jnp.isinf(square) | (square < array_api.least(jnp, square.dtype))
+    )
+    return jax.lax.cond(
+        jnp.any(doubtful), lambda a, q: array_api.within_range(slices, a, q, eps), lambda _, q: q, x, square
+    )
 
 
 def _sum(a: Array, axes: Shape) -> Array:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import platform
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,11 @@ from numba.extending import intrinsic, overload
 
 Kernel = Callable[..., Any]
 
+if config.DISABLE_JIT:
+    message = f"Numba compiles nothing, since NUMBA_DISABLE_JIT is {config.DISABLE_JIT}"
+    raise ImportError(message)
+
+PATIENCE = 60.0  # seconds to wait for another process that compiles: a kernel takes less than ten
 BLOCK = 1024  # elements that stay in the innermost cache, with what is made of them
 
 OWN, AT_ZERO, GIVEN = 0, 1, 2  # what a slice is standardised by: its mean and variance, its mean square, or neither
@@ -42,14 +48,17 @@ def kernel(function: Kernel, **options: Any) -> Any:
     options |= {"nogil": True, "error_model": "numpy"}
     try:
         compiled = njit(cache=True, **options)(function)
-    except RuntimeError:  # neither the package's folder nor the user's can be written to
+    except (OSError, RuntimeError):  # neither the package's folder nor the user's can be written to
         return njit(**options)(function)
     compile_ = compiled.compile
 
     def compile_alone(signature: Any) -> Any:
         # Processes that save different signatures at once would give one file's name to both.
-        with _lock(compiled.stats.cache_path):
+        with suppress(Exception), _lock(compiled.stats.cache_path):
             return compile_(signature)
+        # A full disk, a damaged file, somebody else's lock: a norm can do without the cache.
+        compiled._cache.disable()  # noqa: SLF001  Numba has no public way to
+        return compile_(signature)
 
     compiled.compile = compile_alone
     return compiled
@@ -62,7 +71,7 @@ def in_parallel(function: Kernel) -> Any:
 
 @cache
 def _lock(folder: str) -> FileLock:
-    return FileLock(Path(folder) / "anynorm.lock")
+    return FileLock(Path(folder) / "anynorm.lock", timeout=PATIENCE)
 
 
 # ---------------------------------------------------------------------------------- half precision
@@ -195,7 +204,8 @@ def _add(total, error, term):
     """Add a term to a sum and its error."""
     new = total + term
     back = new - total
-    return new, error + ((total - (new - back)) + (term - back))
+    left = (total - (new - back)) + (term - back)
+    return new, error + (left if math.isfinite(new) else 0.0)  # of an infinity nothing is left
 
 
 @inner
@@ -218,20 +228,54 @@ def _at(table, a, b, c):
     return table[min(a, table.shape[0] - 1), min(b, table.shape[1] - 1), min(c, table.shape[2] - 1)]
 
 
+LEAST = 2.0**-1006  # the least mean square that is known: squares below 2**-1022 lose digits
+
+
 @inner
-def _rstd(var, eps):
+def _rstd(var, eps, dtype):
+    """Return 1 / sqrt(var + eps), 0 for a constant slice, and NaN where the dtype does not hold it."""
     total = var + eps
-    return 0.0 if total <= 0.0 else 1.0 / math.sqrt(total)
+    if total <= 0.0:
+        return dtype(0.0)
+    rstd = dtype(1.0 / math.sqrt(total))
+    return dtype(math.nan) if (total < LEAST and var > 0.0) or math.isinf(rstd) else rstd
 
 
 @inner
-def _statistics(shift, s, q, n, kind, dtype):
-    """Return the mean, as a sum of two floats, and the variance of a slice of n elements."""
+def _extremes(x, a, c, shift, scratch):
+    """Return the largest deviation of a slice, and whether all are finite."""
+    largest, finite = 0.0, True
+    for b in range(x.shape[1]):
+        row = x[a, b, c]
+        for i in range(0, row.size, BLOCK):
+            block = load(row[i : i + BLOCK], scratch)
+            for j in range(block.size):
+                largest, finite = max(largest, abs(block[j] - shift)), finite and math.isfinite(block[j])
+    return largest, finite
+
+
+@inner
+def _variance(x, a, c, shift, left, square, scratch):
+    """Return the variance of a slice. Where its squares leave float64, no number is it.
+
+    Then it is NaN, or so small that it tells a slice that is not constant from one that is.
+    """
+    var = square - left * left
+    if math.isinf(square) or (square == 0.0 and x.itemsize == 8):
+        largest, finite = _extremes(x, a, c, shift, scratch)
+        if math.isinf(square) and finite:
+            return math.nan
+        if square == 0.0 and largest > 0.0:
+            return 5e-324
+    return 0.0 if var < 0.0 else var  # noqa: FURB136  NaN stays
+
+
+@inner
+def _statistics(x, a, c, shift, s, q, n, kind, dtype, scratch):
+    """Return the mean of a slice of n elements, as a sum of two floats, and its variance in float64."""
     left = s / n if kind == OWN else 0.0
     first = dtype(shift + left)
-    rest = dtype((shift - first) + left)
-    var = q / n - left * left
-    return first, rest, dtype(max(var, 0.0))
+    return first, dtype((shift - first) + left), _variance(x, a, c, shift, left, q / n, scratch)
 
 
 # ---------------------------------------------------------------------------------- along rows
@@ -284,10 +328,12 @@ def rows(x, y, mean, rest, var, weight, bias, eps, kind, pieces, p):
             if x.itemsize == 8 and kind == OWN:
                 shift += s / n
                 s, q = _slice_sums(x, a, c, shift, scratch)
-            first, left, square = _statistics(shift, s, q, n, kind, dtype)
-            mean[a, 0, c, 0], rest[a, 0, c, 0], var[a, 0, c, 0] = first, left, square
+            m, r, square = _statistics(x, a, c, shift, s, q, n, kind, dtype, scratch)
+            mean[a, 0, c, 0], rest[a, 0, c, 0], var[a, 0, c, 0] = m, r, square
+        else:
+            m, r, square = mean[a, 0, c, 0], rest[a, 0, c, 0], np.float64(var[a, 0, c, 0])
         if y.size:
-            m, r, rstd = mean[a, 0, c, 0], rest[a, 0, c, 0], dtype(_rstd(var[a, 0, c, 0], eps))
+            rstd = _rstd(square, eps, dtype)
             for b in range(x.shape[1]):
                 w_row, b_row = _at(weight, a, b, c), _at(bias, a, b, c)
                 _standardize_row(x[a, b, c], y[a, b, c], m, r, rstd, w_row, b_row, scratch, scratch_out)
@@ -344,7 +390,7 @@ def rows_pullback(x, dy, dx, mean, rest, var, weight, dweight, dbias, eps, kind,
     low, high = _part(x.shape[0] * x.shape[2], pieces, p)
     for u in range(low, high):
         a, c = u // x.shape[2], u % x.shape[2]
-        m, r, rstd = mean[a, 0, c, 0], rest[a, 0, c, 0], dtype(_rstd(var[a, 0, c, 0], eps))
+        m, r, rstd = mean[a, 0, c, 0], rest[a, 0, c, 0], _rstd(var[a, 0, c, 0], eps, dtype)
         shift, scale = 0.0, 0.0
         for b in range(x.shape[1]):
             row, dy_row, w_row = x[a, b, c], dy[a, b, c], _at(weight, a, b, c)
@@ -444,12 +490,13 @@ def first_elements(x, out):
 
 
 @kernel
-def statistics(shift, s, q, n, kind, mean, rest, var):
+def statistics(x, shift, s, q, n, kind, mean, rest, var):
     """Turn sums over slices, each of shape (A, C), into the tables of their statistics."""
+    scratch = np.empty(BLOCK, np.float32)
     for a in range(s.shape[0]):
         for c in range(s.shape[1]):
             mean[a, 0, c, 0], rest[a, 0, c, 0], var[a, 0, c, 0] = _statistics(
-                shift[a, 0, c, 0], s[a, c], q[a, c], n, kind, mean.dtype.type
+                x, a, c, shift[a, 0, c, 0], s[a, c], q[a, c], n, kind, mean.dtype.type, scratch
             )
 
 
@@ -464,7 +511,7 @@ def columns_apply(x, y, mean, rest, var, weight, bias, eps, columns, depth, widt
     """Standardise by statistics that are known."""
     dtype = mean.dtype.type
     scratch, scratch_out = np.empty(width, np.float32), np.empty(width, np.float32)
-    m, r, rstd = np.empty(width, dtype), np.empty(width, dtype), np.empty(width, dtype)
+    m, r, rstd, v = np.empty(width, dtype), np.empty(width, dtype), np.empty(width, dtype), np.empty(width)
     w, shift = np.empty(width, dtype), np.empty(width, dtype)
     a0, a1, b0, b1 = _piece(x, pieces, p)
     for a in range(a0, a1):
@@ -472,11 +519,11 @@ def columns_apply(x, y, mean, rest, var, weight, bias, eps, columns, depth, widt
             own = slice(low, min(low + width, x.shape[2]))
             _spread(mean, a, low, columns, depth, m)
             _spread(rest, a, low, columns, depth, r)
-            _spread(var, a, low, columns, depth, rstd)
+            _spread(var, a, low, columns, depth, v)
             _spread(weight, a, low, columns, depth, w)
             _spread(bias, a, low, columns, depth, shift)
             for j in range(width):
-                rstd[j] = dtype(_rstd(rstd[j], eps))
+                rstd[j] = _rstd(v[j], eps, dtype)
             for b in range(b0, b1):
                 out = room(y[a, b, own], scratch_out)
                 _standardize_columns(load(x[a, b, own], scratch), out, m, r, rstd, w, shift)
@@ -496,7 +543,7 @@ def columns_products(x, dy, mean, rest, var, dweight, dbias, eps, columns, depth
     """Add dy * y and dy to dweight and dbias, of shape (pieces, A, C * D)."""
     dtype = mean.dtype.type
     scratch, scratch_dy = np.empty(width, np.float32), np.empty(width, np.float32)
-    m, r, v = np.empty(width, dtype), np.empty(width, dtype), np.empty(width, dtype)
+    m, r, v = np.empty(width, dtype), np.empty(width, dtype), np.empty(width)
     part, total = np.empty((2, width)), np.empty((2, width))
     a0, a1, b0, b1 = _piece(x, pieces, p)
     for a in range(a0, a1):
@@ -515,7 +562,7 @@ def columns_products(x, dy, mean, rest, var, dweight, dbias, eps, columns, depth
             for j in range(own.stop - low):
                 k = (low + j) % (columns * depth)
                 dbias[p, a, k] += total[0, j]
-                dweight[p, a, k] += total[1, j] * dtype(_rstd(v[j], eps))
+                dweight[p, a, k] += total[1, j] * _rstd(v[j], eps, dtype)
 
 
 @inner
@@ -533,7 +580,7 @@ def columns_pullback(x, dy, dx, mean, rest, var, weight, shift, scale, eps, colu
         np.empty(width, np.float32),
         np.empty(width, np.float32),
     )
-    m, r, rstd = np.empty(width, dtype), np.empty(width, dtype), np.empty(width, dtype)
+    m, r, rstd, v = np.empty(width, dtype), np.empty(width, dtype), np.empty(width, dtype), np.empty(width)
     w, s, t = np.empty(width, dtype), np.empty(width, dtype), np.empty(width, dtype)
     a0, a1, b0, b1 = _piece(x, pieces, p)
     for a in range(a0, a1):
@@ -541,12 +588,12 @@ def columns_pullback(x, dy, dx, mean, rest, var, weight, shift, scale, eps, colu
             own = slice(low, min(low + width, x.shape[2]))
             _spread(mean, a, low, columns, depth, m)
             _spread(rest, a, low, columns, depth, r)
-            _spread(var, a, low, columns, depth, rstd)
+            _spread(var, a, low, columns, depth, v)
             _spread(weight, a, low, columns, depth, w)
             _spread(shift, a, low, columns, depth, s)
             _spread(scale, a, low, columns, depth, t)
             for j in range(width):
-                rstd[j] = dtype(_rstd(rstd[j], eps))
+                rstd[j] = _rstd(v[j], eps, dtype)
                 t[j] *= rstd[j]
             for b in range(b0, b1):
                 out = room(dx[a, b, own], scratch_dx)

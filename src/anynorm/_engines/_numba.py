@@ -9,7 +9,7 @@ import numpy as np
 
 from .._call import Statistics
 from . import _kernels as kernels
-from ._cores import cores
+from ._cores import cores, safe_beside_others, take_turns
 from ._lowering import lower
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ MOST = 2**53  # elements that float64 counts
 
 THREADS = numba.config.NUMBA_NUM_THREADS
 TINY = 2**11  # elements that take less than the four calls that walk down columns
+LEAST = 2.0**-100  # smaller variances may have lost digits in float32, and 0 may have been one
 PIECES = 8  # a core: one that is late then delays the others by little
 
 
@@ -32,7 +33,7 @@ def normalize(call: Call) -> tuple[Array, Statistics] | None:
     if work is None:
         return None
     y, s = work.standardize()
-    return y.view(call.dtype), s
+    return y.view(call.dtype), work.narrow(s)
 
 
 def statistics(call: Call) -> Statistics | None:
@@ -78,6 +79,8 @@ def launch(kernel: Any, pieces: int, *arguments: Any) -> None:
     """Run a kernel in pieces side by side, or on this thread."""
     if pieces == 1:
         kernel(*arguments, 1, 0)
+    elif not safe_beside_others():
+        take_turns(lambda p: kernel(*arguments, pieces, p), pieces)
     else:
         kernels.TOGETHER[kernel](pieces, *arguments)
 
@@ -122,13 +125,26 @@ class Work:
         """Return weight or bias as four axes."""
         return fixed(self.lowering.lay(self.call.layout.split(np, self.call.laid(value))))
 
-    def table(self, value: Array | None = None) -> Array:
-        """Return a new table of the slices, or one of what is given for them, zeros where that is nothing."""
+    def tables(self, s: Statistics | None, variance: str = "float64") -> list[Array]:
+        """Return tables of the slices, for their mean, its rest and the variance: those given, or zeros.
+
+        The variance is float64, as it was summed, where it is read again: so squares that leave float32 do no harm.
+        """
         a, _, c, _ = self.lowering.shape
-        table = np.zeros((a, 1, c, 1), self.computing)
-        if value is not None:
-            table[...] = self.lowering.lay(value)
-        return table
+        tables = [np.zeros((a, 1, c, 1), dtype) for dtype in (self.computing, self.computing, variance)]
+        for table, value in zip(tables, () if s is None else s[1:], strict=False):
+            if value is not None:
+                table[...] = self.lowering.lay(value)
+        return tables
+
+    def narrow(self, s: Statistics) -> Statistics:
+        """Return statistics in the dtype to compute in, which a variance may leave."""
+        with np.errstate(over="ignore"):
+            return s._replace(var=s.var.astype(self.computing, copy=False))
+
+    def held(self, s: Statistics) -> bool:
+        """Whether the dtype to compute in holds the variances of all slices, or they were given."""
+        return self.kind == kernels.GIVEN or bool(np.all((s.var > LEAST) & (s.var < np.inf)))
 
     def down(self, threads: int) -> Columns | None:
         """Return how to walk down columns, where rows are too short, or slices too few to keep the threads busy."""
@@ -141,11 +157,11 @@ class Work:
     def standardize(self, *, alone: bool = False) -> tuple[Array, Statistics]:
         """Return the normalised array, empty where statistics are wanted alone, and the statistics."""
         low, given = self.lowering, self.call.given
-        parts = (None, None, None) if given is None else given[1:]
-        tables = [self.table(part) for part in parts]
         y = np.empty((0,) * 4 if alone else low.shape, self.x.dtype)
         with cores(self.x.size, self.most) as threads:
             columns = self.down(threads)
+            once = columns is None and given is None and not alone
+            tables = self.tables(given, self.computing if once else "float64")
             if columns is None:
                 self._rows(y, tables, threads)
             else:
@@ -182,7 +198,7 @@ class Work:
                 s, q = np.zeros((2, threads, a, c))
                 launch(kernels.columns_sums, threads, x, shift, s, q, c, columns.depth, width)
                 s, q = s.sum(axis=0), q.sum(axis=0)
-                kernels.statistics(shift, s, q, self.n, self.kind, *tables)
+                kernels.statistics(self.x, shift, s, q, self.n, self.kind, *tables)
                 shift = shift + s[:, None, :, None] / self.n
         if y.size:
             launch(
@@ -200,7 +216,7 @@ class Work:
             return None
         g = fixed(np.ascontiguousarray(self.call.layout.split(np, dy).transpose(low.order)).reshape(low.shape))
         dx = np.empty(low.shape, self.x.dtype)
-        tables = self.table(s.mean), self.table(s.rest), self.table(s.var)
+        tables = self.tables(s if self.held(s) else self.standardize(alone=True)[1])
         with cores(self.x.size, self.most) as threads:
             columns = self.down(threads)
             if columns is None:
@@ -222,7 +238,7 @@ class Work:
         total = self.lowering.restore(table).sum(axis=axes, keepdims=True)
         return self.call.gradient(parameter, total.astype(self.computing))
 
-    def _pull_rows(self, dy: Array, dx: Array, tables: tuple[Array, ...], threads: int) -> tuple[Array, Array]:
+    def _pull_rows(self, dy: Array, dx: Array, tables: list[Array], threads: int) -> tuple[Array, Array]:
         a, b, c, d = self.lowering.shape
         along = self.weight.shape[3] > 1
         pieces = min(threads, a * c) if along else self.pieces(threads)
@@ -240,7 +256,7 @@ class Work:
         return dweight, dbias
 
     def _pull_columns(
-        self, columns: Columns, dy: Array, dx: Array, tables: tuple[Array, ...], threads: int
+        self, columns: Columns, dy: Array, dx: Array, tables: list[Array], threads: int
     ) -> tuple[Array, Array]:
         a, _, c, _ = self.lowering.shape
         x, width = fixed(self.x.reshape(columns.shape)), columns.width
@@ -248,7 +264,7 @@ class Work:
         arguments = self.call.eps, c, columns.depth, width
         launch(kernels.columns_products, threads, x, fixed(dy.reshape(x.shape)), *tables, dweight, dbias, *arguments)
         dweight, dbias = (g.sum(axis=0).reshape(a, 1, c, columns.depth) for g in (dweight, dbias))
-        lost = [0.0 * tables[2], 0.0 * tables[2]]
+        lost = [np.zeros_like(tables[0]), np.zeros_like(tables[0])]
         for i, g in enumerate((dbias, dweight)):
             if self.kind == kernels.OWN or (self.kind == kernels.AT_ZERO and i == 1):
                 lost[i] = ((self.weight * g).sum(axis=3, keepdims=True) / self.n).astype(self.computing)

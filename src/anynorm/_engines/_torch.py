@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch.autograd.forward_ad import unpack_dual
 
+from .. import _engines as seam
 from .. import _standardize as array_api
 from .._call import Statistics
 from ._kernels import KNOWS_FLOAT16
@@ -40,7 +41,7 @@ def normalize(call: Call) -> tuple[Array, Statistics] | None:
         return None
     if not tracked(call.x, call.weight, call.bias):
         y, s = work.standardize()
-        return tensor(y, call), call.given or tensors(s)
+        return tensor(y, call), call.given or tensors(work.narrow(s))
     y, *tables = Normalize.apply(work, call, call.x, call.weight, call.bias)
     return y, call.given or Statistics(None if tables[0] is None else int(work.n), *tables)
 
@@ -53,7 +54,7 @@ def statistics(call: Call) -> Statistics | None:
 
 def pull(call: Call, s: Statistics, dy: Array) -> tuple[Array, Array | None, Array | None] | None:
     """Return the gradients of x, weight and bias, given that of the result."""
-    if tracked(call.x, call.weight, dy, *s[1:]) or not all(map(plain, (dy, *s[1:]))):
+    if tracked(call.x, call.weight, dy, *s[1:]) or not all(map(plain, (dy, *s[1:]))) or dy.dtype not in STORED:
         return None
     try:
         g = stored(dy)
@@ -77,7 +78,7 @@ class Normalize(torch.autograd.Function):
     ) -> tuple[Array, ...]:
         """Return the normalised tensor, and the mean, its rest and the variance, None where they were given."""
         y, s = work.standardize()
-        s = call.given or tensors(s)
+        s = call.given or tensors(work.narrow(s))
         ctx.call, ctx.count = call._replace(x=None, weight=None, bias=None), s.count
         ctx.save_for_backward(x, weight, bias, *s[1:])
         ctx.set_materialize_grads(False)
@@ -90,23 +91,36 @@ class Normalize(torch.autograd.Function):
         call = ctx.call._replace(x=x, weight=weight, bias=bias)
         if dy is None or any(g is not None for g in dtables) or torch.is_grad_enabled():
             return None, None, *differentiate(call, (dy, *dtables))
-        s = Statistics(ctx.count, *tables)
-        return None, None, *(pull(call, s, dy) or array_api.pull(call, s, dy))
+        return None, None, *seam.pull(call, Statistics(ctx.count, *tables), dy)
 
 
 def differentiate(call: Call, gradients: tuple[Array | None, ...]) -> list[Array | None]:
-    """Return the gradients of x, weight and bias by differentiating array-API code, given those of what it returns."""
-    inputs = (call.x, call.weight, call.bias)
+    """Return the gradients of x, weight and bias by differentiating array-API code, given those of what it returns.
+
+    The arguments may be made of one another, as a weight that is a function of x: so it is differentiated with respect
+    to aliases of them, which lie on no path from one to another. A view carries a further derivative on to its
+    argument; where none is asked for, the argument's own graph may be gone, and a detached tensor does.
+    """
     again = torch.is_grad_enabled()
+    if all(g is None for g in gradients):
+        return [None, None, None]
     with torch.enable_grad():
-        y, s = array_api.normalize(call)
-        if all(g is None for g in gradients):
-            return [None, None, None]
+        inputs = [
+            t if t is None or not t.requires_grad else alias(t, differentiable=again)
+            for t in (call.x, call.weight, call.bias)
+        ]
+        x, weight, bias = inputs
+        y, s = array_api.normalize(call._replace(x=x, weight=weight, bias=bias))
         pairs = [(out, g) for out, g in zip((y, *s[1:]), gradients, strict=True) if g is not None]
         wanted = [t for t in inputs if t is not None and t.requires_grad]
         outputs, given = zip(*pairs, strict=True)
         found = iter(torch.autograd.grad(outputs, wanted, given, create_graph=again, allow_unused=True))
     return [next(found) if t is not None and t.requires_grad else None for t in inputs]
+
+
+def alias(value: Array, *, differentiable: bool) -> Array:
+    """Return a tensor of the same memory that a gradient can be taken with respect to."""
+    return value.view_as(value) if differentiable else value.detach().requires_grad_()
 
 
 # ---------------------------------------------------------------------------------- tensors and arrays
