@@ -195,7 +195,7 @@ class Draw:
 
     def _permuted(self, a: Any) -> Any:
         """Reverse the order of the axes."""
-        xp = anynorm._arrays.library(a)
+        xp = anynorm._core.libraries.namespace_of(a)
         return xp.permute_dims(a, tuple(range(a.ndim))[::-1])
 
     def foreign(self, shape: tuple[int, ...] = (2, 4)) -> Any:
@@ -429,7 +429,7 @@ def _layer(draw: Draw, name: str) -> Call:
     x = draw.x()
     axis = draw.axis(x)
     try:
-        axes = anynorm._arrays.axes_of("", axis, len(shape_of(x)))
+        axes = anynorm._core.arguments.axes_of("", axis, len(shape_of(x)))
     except (TypeError, ValueError, OverflowError):
         axes = ()
     kwargs = {"axis": axis, "eps": draw.eps(), "where": draw.where(x), "sync": draw.sync()}
@@ -558,7 +558,7 @@ def computing(backend: Backend, x: Any) -> str:
 
 def reduced(shape: tuple[int, ...], kwargs: dict[str, Any]) -> tuple[int, ...]:
     """Return the shape after a reduction."""
-    axes = anynorm._arrays.axes_of("", kwargs["axis"], len(shape))
+    axes = anynorm._core.arguments.axes_of("", kwargs["axis"], len(shape))
     if kwargs["keepdims"]:
         return tuple(1 if i in axes else s for i, s in enumerate(shape))
     return tuple(s for i, s in enumerate(shape) if i not in axes)

@@ -9,7 +9,7 @@ import pytest
 
 import anynorm
 from anynorm import RunningStats
-from anynorm._mean import BLOCK, sum_over
+from anynorm._core.mean import BLOCK, sum_over
 
 SHAPE = (6, 4, 5)
 F32 = np.float32

@@ -87,15 +87,32 @@ def test_jax_compiles_calls_as_one():
 def test_jax_compiles_once_for_what_it_has_seen():
     import jax.numpy as jnp
 
-    from anynorm._engines import _jax
+    from anynorm._engines import jax as engine
 
     x = jnp.ones((4, 6, 5))
     state = anynorm.running_stats(6, like=x)
     _, state = anynorm.batch_norm_train(x, state, weight=jnp.ones(6), momentum=0.5, eps=1e-5)
-    before = _jax._compiled._cache_size()
+    before = engine._compiled._cache_size()
     for momentum, eps in ((0.1, 1e-5), (0.2, 1e-3), (0.3, 1e-3)):
         _, state = anynorm.batch_norm_train(x + 1, state, weight=jnp.zeros(6), momentum=momentum, eps=eps)
-    assert _jax._compiled._cache_size() == before
+    assert engine._compiled._cache_size() == before
+
+
+@pytest.mark.library("jax")
+def test_jax_compiles_a_norm_once_under_all_its_names():
+    import jax.numpy as jnp
+
+    from anynorm._engines import jax as engine
+
+    x = jnp.ones((4, 6, 7))
+    anynorm.layer_norm(x, axis=(0, 2), eps=1e-5)
+    before = engine._compiled._cache_size()
+    vjp.layer_norm(x, axis=(0, 2), eps=1e-5)
+    anynorm.moments(x, axis=(0, 2))
+    after = engine._compiled._cache_size()
+    assert after == before + 1  # the statistics alone
+    anynorm.zscore(x, axis=(0, 2))
+    assert engine._compiled._cache_size() == after + 1  # the norm by statistics given
 
 
 @numba
@@ -304,15 +321,15 @@ def test_few_long_slices_keep_the_promise(shape, dtype):
 def test_the_kernels_know_every_half():
     import numba as nb
 
-    from anynorm._engines import _kernels
+    from anynorm._engines.cpu import kernels
 
     @nb.njit
     def convert(source, target, scratch):
         for i in range(0, source.size, 1024):
-            block = _kernels.load(source[i : i + 1024], scratch)
-            out = _kernels.room(target[i : i + 1024], scratch)
+            block = kernels.load(source[i : i + 1024], scratch)
+            out = kernels.room(target[i : i + 1024], scratch)
             out[:] = block
-            _kernels.store(out, target[i : i + 1024])
+            kernels.store(out, target[i : i + 1024])
 
     scratch, halves = np.empty(1024, F32), np.arange(2**16, dtype=np.uint16)
     floats = np.empty(2**16, F32)
@@ -369,14 +386,14 @@ def test_a_call_takes_its_output_and_less_than_a_megabyte(norm, library, dtype):
 
 @numba
 def test_a_call_takes_the_cores_that_no_other_has(monkeypatch):
-    from anynorm._engines import _cores
+    from anynorm._engines.cpu import threads as cores
 
-    monkeypatch.setattr(_cores, "allowed", lambda: 4)
-    with _cores.cores(_cores.SMALL - 1) as threads:
+    monkeypatch.setattr(cores, "allowed", lambda: 4)
+    with cores.cores(cores.SMALL - 1) as threads:
         assert threads == 1
-    with _cores.cores(_cores.SMALL) as threads, _cores.cores(_cores.SMALL) as others:
+    with cores.cores(cores.SMALL) as threads, cores.cores(cores.SMALL) as others:
         assert (threads, others) == (4, 1)
-    with _cores.cores(_cores.SMALL, most=2) as threads:
+    with cores.cores(cores.SMALL, most=2) as threads:
         assert threads == 2
 
 
@@ -384,29 +401,29 @@ def test_a_call_takes_the_cores_that_no_other_has(monkeypatch):
 def test_threads_are_limited_by_argument_and_environment(monkeypatch):
     import numba as nb
 
-    from anynorm._engines import _cores
+    from anynorm._engines.cpu import threads as cores
 
     monkeypatch.setattr(nb.config, "NUMBA_NUM_THREADS", 16)
     for name in ("ANYNORM_NUM_THREADS", "OMP_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
-    assert _cores.allowed() == 16
+    assert cores.allowed() == 16
     monkeypatch.setenv("OMP_NUM_THREADS", "8")
-    assert _cores.allowed() == 8
+    assert cores.allowed() == 8
     monkeypatch.setenv("ANYNORM_NUM_THREADS", "5")
-    assert _cores.allowed() == 5
+    assert cores.allowed() == 5
     with anynorm.engine(threads=3):
-        assert _cores.allowed() == 3
+        assert cores.allowed() == 3
     for wrong in ("0", "two", "-1"):
         monkeypatch.setenv("ANYNORM_NUM_THREADS", wrong)
         with pytest.raises(ValueError, match=f"ANYNORM_NUM_THREADS needs to be a positive integer: got '{wrong}'"):
-            _cores.allowed()
+            cores.allowed()
     monkeypatch.delenv("ANYNORM_NUM_THREADS")
-    monkeypatch.setattr(_cores.multiprocessing, "parent_process", object)
-    assert _cores.allowed() == 1
+    monkeypatch.setattr(cores.multiprocessing, "parent_process", object)
+    assert cores.allowed() == 1
     with anynorm.engine(threads=3):
-        assert _cores.allowed() == 3
-        monkeypatch.setattr(_cores, "_forked", True)
-        assert _cores.allowed() == 1
+        assert cores.allowed() == 3
+        monkeypatch.setattr(cores, "_forked", True)
+        assert cores.allowed() == 1
 
 
 LIBRARIES = Path(sys.prefix) / "lib"  # where pip puts TBB, and where no loader looks
@@ -486,7 +503,7 @@ def test_no_kernel_is_compiled_that_is_not_called():
     code = """
 import numpy as np, anynorm, json
 anynorm.layer_norm(np.ones((3, 4)))
-from anynorm._engines import _kernels as k
+from anynorm._engines.cpu import kernels as k
 print(json.dumps([f.__name__ for f in (*k.TOGETHER, *k.TOGETHER.values()) if f.signatures]))
 """
     assert json.loads(python(code)) == ["rows"]
@@ -496,10 +513,10 @@ print(json.dumps([f.__name__ for f in (*k.TOGETHER, *k.TOGETHER.values()) if f.s
 
 
 def lowered(norm, x, **keywords):
-    from anynorm._call import prepare
-    from anynorm._engines._lowering import lower
+    from anynorm._core.call import prepare
+    from anynorm._engines.cpu.lowering import lower
 
-    call = prepare(norm, x)
+    call = prepare("", norm, x)
     return lower(call.layout, x.shape, x.strides, x.itemsize, **keywords)
 
 

@@ -9,9 +9,9 @@ import pytest
 
 import anynorm
 from anynorm import RunningStats
-from anynorm._arrays import library
+from anynorm._core.libraries import namespace_of
+from anynorm._core.mean import Mean
 from anynorm._engines import watch
-from anynorm._mean import Mean
 from oracles import NORMS, Norm, assert_within, centred, data, standardized, tolerance
 
 SHAPE = (6, 4, 3, 5)
@@ -436,11 +436,11 @@ each_huge = pytest.mark.parametrize(
 def test_more_than_2_to_the_31_elements_are_counted_exactly(make):
     """Of views that take no memory; without a mask a count is a Python int, with one it is the library's int64."""
     x, mask = make()
-    xp = library(x)
-    count = Mean("moments", xp, x, (0,)).count
+    xp = namespace_of(x)
+    count = Mean(xp, x, (0,)).count
     assert isinstance(count, int)
     assert count == HUGE
-    assert int(Mean("moments", xp, x, (0,), mask).count[0]) == HUGE
+    assert int(Mean(xp, x, (0,), mask).count[0]) == HUGE
 
 
 @pytest.mark.library("jax")
@@ -450,7 +450,7 @@ def test_more_than_2_to_the_31_elements_are_counted_exactly_in_jax():
     counts = []
 
     def count(a):
-        counts.append(Mean("moments", library(a), a, (0,)).count)
+        counts.append(Mean(namespace_of(a), a, (0,)).count)
         return anynorm.layer_norm(a)
 
     y = jax.eval_shape(count, jax.ShapeDtypeStruct((HUGE,), "float32"))

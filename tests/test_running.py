@@ -9,7 +9,7 @@ import pytest
 
 import anynorm
 from anynorm import RunningStats
-from anynorm._arrays import library
+from anynorm._core.libraries import namespace_of
 from oracles import assert_within, data
 
 SHAPE = (6, 4, 5, 3)
@@ -259,7 +259,7 @@ def keep_if_finite(xp, new, old):
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e30])
 def test_a_step_that_is_not_finite_can_be_left_out(xp, value):
     good, bad = data("offset 3", (6, 4, 5)), data("offset 3", (6, 4, 5), seed=1)
-    namespace = library(xp.array(good))
+    namespace = namespace_of(xp.array(good))
     bad[2, 1, 3] = value
 
     def step(a, state):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
-from ._arrays import LARGEST, as_array, axes_of, cast, check_kin, is_number, namespace, number, rank
-from ._call import Layout, Statistics, prepare
+from ._core.arguments import LARGEST, axes_of, cast, check_kin, is_number, namespace, number, rank
+from ._core.call import Layout, Statistics, prepare
+from ._core.libraries import as_array
+from ._core.standardize import pool
 from ._engines import statistics
-from ._standardize import pool
 
 if TYPE_CHECKING:
-    from ._arrays import Array, Namespace, Shape
+    from ._core.libraries import Array, Namespace, Shape
 
 
 class Moments(NamedTuple):
@@ -74,7 +75,7 @@ def moments(
     (array([2., 2.]), array([2., 4.]), array([2., 8.]))
     """
     axes = axes_of("moments", axis, rank("moments", x))
-    call = prepare(Layout("moments", shared=axes), x, where=where)
+    call = prepare("moments", Layout(shared=axes), x, where=where)
     xp = call.xp
     s = statistics(call)
     count = s.counts(xp)

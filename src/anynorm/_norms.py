@@ -15,16 +15,19 @@ rms       as layer, without the mean                                      as lay
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import wraps
+from inspect import signature
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, TypeVar
 
-from ._arrays import axes_of, axis_of, groups_of, rank
-from ._call import Layout, prepare
+from ._core.arguments import axes_of, axis_of, groups_of, rank
+from ._core.call import Layout, prepare
 from ._engines import normalize
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ._arrays import Array, Shape
+    from ._core.call import Call, Statistics
+    from ._core.libraries import Array, Shape
     from ._running import RunningStats
 
 # ---------------------------------------------------------------------------------- which axes
@@ -33,7 +36,7 @@ if TYPE_CHECKING:
 def layer(caller: str, ndim: int, axis: int | Shape | None) -> Layout:
     """The axes named."""
     axes = axes_of(caller, axis, ndim)
-    return Layout(caller, shared=axes, affine=axes)
+    return Layout(shared=axes, affine=axes)
 
 
 def rms(caller: str, ndim: int, axis: int | Shape | None) -> Layout:
@@ -46,19 +49,19 @@ def group(caller: str, x: Array, channel_axis: int, num_groups: int) -> Layout:
     channel, spatial = channel_and_spatial(caller, rank(caller, x), channel_axis)
     shared = (channel + 1, *(i + (i > channel) for i in spatial))
     groups = groups_of(caller, x, channel, num_groups)
-    return Layout(caller, shared=tuple(sorted(shared)), affine=(channel,), groups=groups)
+    return Layout(shared=tuple(sorted(shared)), affine=(channel,), groups=groups)
 
 
 def instance(caller: str, ndim: int, channel_axis: int) -> Layout:
     """The spatial axes."""
     channel, spatial = channel_and_spatial(caller, ndim, channel_axis)
-    return Layout(caller, shared=spatial, affine=(channel,))
+    return Layout(shared=spatial, affine=(channel,))
 
 
 def batch(caller: str, ndim: int, channel_axis: int) -> Layout:
     """Every axis but the channels."""
     channel = axis_of(caller, "channel_axis", channel_axis, ndim)
-    return Layout(caller, shared=tuple(i for i in range(ndim) if i != channel), affine=(channel,))
+    return Layout(shared=tuple(i for i in range(ndim) if i != channel), affine=(channel,))
 
 
 def channel_and_spatial(caller: str, ndim: int, channel_axis: int) -> tuple[int, Shape]:
@@ -67,9 +70,49 @@ def channel_and_spatial(caller: str, ndim: int, channel_axis: int) -> tuple[int,
     return channel, tuple(i for i in range(1, ndim) if i != channel)
 
 
+# ---------------------------------------------------------------------------------- what is done with a call
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Done(NamedTuple, Generic[R]):
+    """What a norm has done: its result, and what a pullback is made of."""
+
+    result: R
+    caller: str  # for messages
+    call: Call
+    statistics: Statistics
+
+
+def run(caller: str, layout: Layout, x: Array, *arguments: Any) -> Done[Array]:
+    """Check the arguments, and normalise."""
+    call = prepare(caller, layout, x, *arguments)
+    y, s = normalize(call)
+    return Done(y, caller, call, s)
+
+
+def norm(run: Callable[P, Done[R]]) -> Callable[P, R]:
+    """Make a norm of what does it and returns all of it: a function that returns the result alone."""
+
+    @wraps(run)
+    def result_of(*arguments: P.args, **keywords: P.kwargs) -> R:
+        return run(*arguments, **keywords).result
+
+    return returning(result_of, run, signature(run).return_annotation.removeprefix("Done[").removesuffix("]"))
+
+
+def returning(function: Callable[P, R], arguments: Callable[..., Any], result: str) -> Callable[P, R]:
+    """Give a function another one's signature to show, but for what it returns."""
+    function.__signature__ = signature(arguments).replace(return_annotation=result)  # type: ignore[attr-defined]
+    function.__annotations__ = {**arguments.__annotations__, "return": result}
+    return function
+
+
 # ---------------------------------------------------------------------------------- the norms
 
 
+@norm
 def layer_norm(
     x: Array,
     /,
@@ -80,7 +123,7 @@ def layer_norm(
     eps: float = 1e-5,
     where: Array | None = None,
     sync: Callable[[Array], Array] | None = None,
-) -> Array:
+) -> Done[Array]:
     r"""Normalise each sample over the axes named: their elements share one mean and one variance.
 
     .. math:: y = \frac{x - \mathrm{E}[x]}{\sqrt{\mathrm{Var}[x] + \epsilon}} \cdot w + b
@@ -135,10 +178,10 @@ def layer_norm(
     array([[-1.22474487,  0.        ,  1.22474487],
            [-0.70710678, -0.70710678,  1.41421356]])
     """
-    call = prepare(layer("layer_norm", rank("layer_norm", x), axis), x, weight, bias, eps, where, sync)
-    return normalize(call)[0]
+    return run("layer_norm", layer("layer_norm", rank("layer_norm", x), axis), x, weight, bias, eps, where, sync)
 
 
+@norm
 def rms_norm(
     x: Array,
     /,
@@ -149,7 +192,7 @@ def rms_norm(
     eps: float = 1e-5,
     where: Array | None = None,
     sync: Callable[[Array], Array] | None = None,
-) -> Array:
+) -> Done[Array]:
     r"""Divide each sample by its root mean square over the axes named: a layer norm without the mean.
 
     .. math:: y = \frac{x}{\sqrt{\mathrm{E}[x^2] + \epsilon}} \cdot w + b
@@ -188,10 +231,10 @@ def rms_norm(
     array([[0.84852814, 1.13137085],
            [0.        , 0.        ]])
     """
-    call = prepare(rms("rms_norm", rank("rms_norm", x), axis), x, weight, bias, eps, where, sync)
-    return normalize(call)[0]
+    return run("rms_norm", rms("rms_norm", rank("rms_norm", x), axis), x, weight, bias, eps, where, sync)
 
 
+@norm
 def group_norm(
     x: Array,
     /,
@@ -203,7 +246,7 @@ def group_norm(
     eps: float = 1e-5,
     where: Array | None = None,
     sync: Callable[[Array], Array] | None = None,
-) -> Array:
+) -> Done[Array]:
     r"""Normalise each group of neighbouring channels of each sample: they share one mean and one variance.
 
     .. math:: y = \frac{x - \mathrm{E}_{C/G,S}[x]}{\sqrt{\mathrm{Var}_{C/G,S}[x] + \epsilon}} \cdot w + b
@@ -250,10 +293,10 @@ def group_norm(
     array([[-1.,  1., -1.,  1.]])
     """
     layout = group("group_norm", x, channel_axis, num_groups)
-    call = prepare(layout, x, weight, bias, eps, where, sync)
-    return normalize(call)[0]
+    return run("group_norm", layout, x, weight, bias, eps, where, sync)
 
 
+@norm
 def instance_norm(
     x: Array,
     /,
@@ -265,7 +308,7 @@ def instance_norm(
     eps: float = 1e-5,
     where: Array | None = None,
     sync: Callable[[Array], Array] | None = None,
-) -> Array:
+) -> Done[Array]:
     r"""Normalise each channel of each sample by itself: its spatial elements share one mean and one variance.
 
     .. math:: y = \frac{x - \mathrm{E}_S[x]}{\sqrt{\mathrm{Var}_S[x] + \epsilon}} \cdot w + b
@@ -309,10 +352,10 @@ def instance_norm(
             [-1.,  1.]]])
     """
     layout = instance("instance_norm", rank("instance_norm", x), channel_axis)
-    call = prepare(layout, x, weight, bias, eps, where, sync, stats)
-    return normalize(call)[0]
+    return run("instance_norm", layout, x, weight, bias, eps, where, sync, stats)
 
 
+@norm
 def batch_norm(
     x: Array,
     /,
@@ -324,7 +367,7 @@ def batch_norm(
     eps: float = 1e-5,
     where: Array | None = None,
     sync: Callable[[Array], Array] | None = None,
-) -> Array:
+) -> Done[Array]:
     r"""Normalise each channel over the whole batch: its elements in every sample share one mean and one variance.
 
     .. math:: y = \frac{x - \mathrm{E}_{N,S}[x]}{\sqrt{\mathrm{Var}_{N,S}[x] + \epsilon}} \cdot w + b
@@ -373,5 +416,4 @@ def batch_norm(
            [1., 3.]])
     """
     layout = batch("batch_norm", rank("batch_norm", x), channel_axis)
-    call = prepare(layout, x, weight, bias, eps, where, sync, stats)
-    return normalize(call)[0]
+    return run("batch_norm", layout, x, weight, bias, eps, where, sync, stats)

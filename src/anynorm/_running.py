@@ -7,32 +7,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ._arrays import (
-    LARGEST,
-    as_array,
-    cast,
-    check_kin,
-    default_integer,
-    device_of,
-    dtypes,
-    integer,
-    namespace,
-    number,
-    placed_as,
-    rank,
-    state_of,
-)
-from ._call import prepare
+from ._core.arguments import LARGEST, cast, check_kin, dtypes, integer, namespace, number, rank, state_of
+from ._core.call import prepare
+from ._core.libraries import as_array, default_dtype, device_of, sharded_as
+from ._core.mean import Mean
 from ._engines import compose, normalize
-from ._mean import Mean
 from ._moments import variance
-from ._norms import batch, instance
+from ._norms import Done, batch, instance, norm
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ._arrays import Array, Namespace, State
-    from ._call import Call, Layout, Statistics
+    from ._core.arguments import State
+    from ._core.call import Call, Layout, Statistics
+    from ._core.libraries import Array, Namespace
     from ._moments import Moments
 
 
@@ -86,7 +74,7 @@ def running_stats(channels: int, /, *, like: Array) -> RunningStats:
     return RunningStats(
         xp.zeros((size,), dtype=dtype, device=device),
         xp.ones((size,), dtype=dtype, device=device),
-        xp.zeros((), dtype=default_integer(xp, like), device=device),
+        xp.zeros((), dtype=default_dtype(xp, like, "integral"), device=device),
     )
 
 
@@ -134,12 +122,13 @@ def population_stats(m: Moments, /, *, correction: float = 1) -> RunningStats:
         )
         raise ValueError(message)
     xp = namespace("population_stats", m.mean)
-    steps = xp.ones((), dtype=default_integer(xp, m.mean), device=device_of(xp, m.mean))
+    steps = xp.ones((), dtype=default_dtype(xp, m.mean, "integral"), device=device_of(xp, m.mean))
     correction = number("population_stats", "correction", correction, 0.0, LARGEST, m.mean)
     known = m.count > cast(xp, correction, m.count.dtype)
     return RunningStats(m.mean, xp.where(known, var, 1.0), steps)
 
 
+@norm
 def batch_norm_train(
     x: Array,
     stats: RunningStats,
@@ -153,7 +142,7 @@ def batch_norm_train(
     eps: float = 1e-5,
     where: Array | None = None,
     sync: Callable[[Array], Array] | None = None,
-) -> tuple[Array, RunningStats]:
+) -> Done[tuple[Array, RunningStats]]:
     r"""Normalise a batch as :func:`batch_norm` does, and return the state that has seen it.
 
     .. math::
@@ -208,11 +197,12 @@ def batch_norm_train(
     >>> stats
     RunningStats(mean=array([ 1., 10.]), var=array([  1.5, 100.5]), steps=array(1))
     """
-    layout = batch("batch_norm_train", rank("batch_norm_train", x), channel_axis)
-    _, y, _, new = train(layout, x, stats, weight, bias, momentum, correction, eps, where, sync)
-    return y, new
+    caller = "batch_norm_train"
+    layout = batch(caller, rank(caller, x), channel_axis)
+    return train(caller, layout, x, stats, weight, bias, momentum, correction, eps, where, sync)
 
 
+@norm
 def instance_norm_train(
     x: Array,
     stats: RunningStats,
@@ -226,7 +216,7 @@ def instance_norm_train(
     eps: float = 1e-5,
     where: Array | None = None,
     sync: Callable[[Array], Array] | None = None,
-) -> tuple[Array, RunningStats]:
+) -> Done[tuple[Array, RunningStats]]:
     r"""Normalise a batch as :func:`instance_norm` does, and return the state that has seen it.
 
     .. math::
@@ -271,12 +261,13 @@ def instance_norm_train(
     >>> stats
     RunningStats(mean=array([11.]), var=array([101.]), steps=array(1))
     """
-    layout = instance("instance_norm_train", rank("instance_norm_train", x), channel_axis)
-    _, y, _, new = train(layout, x, stats, weight, bias, momentum, correction, eps, where, sync)
-    return y, new
+    caller = "instance_norm_train"
+    layout = instance(caller, rank(caller, x), channel_axis)
+    return train(caller, layout, x, stats, weight, bias, momentum, correction, eps, where, sync)
 
 
 def train(
+    caller: str,
     layout: Layout,
     x: Array,
     stats: RunningStats,
@@ -287,23 +278,22 @@ def train(
     eps: float,
     where: Array | None,
     sync: Callable[[Array], Array] | None,
-) -> tuple[Call, Array, Statistics, RunningStats]:
-    """Return the call, x normalised, its statistics, and the state that has seen it."""
-    caller = layout.caller
+) -> Done[tuple[Array, RunningStats]]:
+    """Return x normalised, and the state that has seen it."""
     if momentum is not None:
         momentum = number(caller, "momentum", momentum, 0.0, 1.0, x)
     correction = number(caller, "correction", correction, 0.0, LARGEST, x)
     if stats is None:
         message = f"{caller} needs a state: got stats=None; start with running_stats(channels, like=x)"
         raise TypeError(message)
-    call = prepare(layout, x, weight, bias, eps, where, sync)
+    call = prepare(caller, layout, x, weight, bias, eps, where, sync)
     state = state_of(caller, call.xp, x, stats, layout.affine[0])
     _check_steps(caller, x, stats.steps)
     y, s = normalize(call)
     step = (stats, state, s, momentum, correction)
     # A Python number of steps stays one: nothing is compiled for every number.
     new = _advance(call, *step) if isinstance(stats.steps, int) else compose(_advance, call, *step)
-    return call, y, s, new
+    return Done((y, new), caller, call, s)
 
 
 def _check_steps(caller: str, x: Array, steps: Any) -> None:
@@ -342,7 +332,7 @@ def _count_step(xp: Namespace, steps: Any, count: Array) -> Array:
     """Return the number of steps after a batch, which is one where any of its slices has an element."""
     seen = xp.any(count > 0)
     if isinstance(steps, int):
-        return steps + xp.astype(seen, default_integer(xp, count))
+        return steps + xp.astype(seen, default_dtype(xp, count, "integral"))
     return xp.where(seen, steps + 1, steps)  # a sum with another array would end JAX's weak type
 
 
@@ -350,7 +340,7 @@ def _average(call: Call, like: Array, valid: Array) -> Mean:
     """Return the mean over the samples whose statistics are valid: axis 0 for instance norm, none for batch norm."""
     kept = (*call.layout.shared, *call.layout.affine)
     samples = tuple(i for i in range(call.x.ndim) if i not in kept)
-    return Mean(call.layout.caller, call.xp, like, samples, valid)
+    return Mean(call.xp, like, samples, valid)
 
 
 def _blend(xp: Namespace, given: Array, old: Array, average: Mean, parts: tuple[Array, ...], share: Any) -> Array:
@@ -358,6 +348,6 @@ def _blend(xp: Namespace, given: Array, old: Array, average: Mean, parts: tuple[
     dtype = old.dtype if xp.finfo(old.dtype).bits > xp.finfo(parts[0].dtype).bits else parts[0].dtype
     old, share = xp.astype(old, dtype, copy=False), cast(xp, share, dtype)
     new = sum(xp.astype(part, dtype, copy=False) for part in average(*map(average.select, parts)))
-    new, found = (placed_as(xp, a, old) for a in (new, average.count > 0))
+    new, found = (sharded_as(xp, a, old) for a in (new, average.count > 0))
     moved = xp.where(found, (1 - share) * old + share * new, old)
     return xp.astype(xp.reshape(moved, given.shape), given.dtype, copy=False)

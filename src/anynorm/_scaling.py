@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from ._arrays import LARGEST, axes_of, cast, number, quiet, rank
-from ._call import Layout, prepare
+from ._core.arguments import LARGEST, axes_of, cast, number, rank
+from ._core.call import Layout, prepare
+from ._core.libraries import quiet
+from ._core.standardize import trusted
 from ._engines import normalize, statistics
-from ._standardize import trusted
 
 if TYPE_CHECKING:
-    from ._arrays import Array, Shape
+    from ._core.libraries import Array, Shape
 
 
 def zscore(x: Array, /, *, axis: int | Shape | None = 0, correction: float = 0, where: Array | None = None) -> Array:
@@ -56,9 +57,9 @@ def zscore(x: Array, /, *, axis: int | Shape | None = 0, correction: float = 0, 
     array([[-1.,  0.],
            [ 1.,  0.]])
     """
-    layout = Layout("zscore", shared=axes_of("zscore", axis, rank("zscore", x)))
+    layout = Layout(shared=axes_of("zscore", axis, rank("zscore", x)))
     correction = number("zscore", "correction", correction, 0.0, LARGEST, x)
-    call = prepare(layout, x, where=where)
+    call = prepare("zscore", layout, x, where=where)
     xp = call.xp
     s = statistics(call)
     count = s.counts(xp)
@@ -116,9 +117,9 @@ def minmax_scale(
            [0.5, 0. ],
            [1. , 0. ]])
     """
-    layout = Layout("minmax_scale", shared=axes_of("minmax_scale", axis, rank("minmax_scale", x)))
+    layout = Layout(shared=axes_of("minmax_scale", axis, rank("minmax_scale", x)))
     low, high = _range(feature_range)
-    call = prepare(layout, x, where=where)
+    call = prepare("minmax_scale", layout, x, where=where, counted=False)
     xp, a, mask, axes = call.xp, call.inner(x), call.mask, layout.shared
     if 0 in a.shape:
         return call.finish(a)

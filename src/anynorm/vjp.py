@@ -13,20 +13,22 @@ pullback, which turns the gradient of the result into those of x, weight and bia
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import wraps
+from inspect import signature
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from ._arrays import gradient_of, library, rank
-from ._call import prepare
-from ._engines import normalize, pull
-from ._norms import batch, group, instance, layer, rms
-from ._running import train
+from . import _norms as norms
+from . import _running as running
+from ._core.arguments import gradient_of
+from ._core.libraries import namespace_of
+from ._engines import pull
+from ._norms import returning
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ._arrays import Array, Shape
-    from ._call import Call, Statistics
-    from ._running import RunningStats
+    from ._core.call import Call, Statistics
+    from ._core.libraries import Array
 
 __all__ = [
     "Pullback",
@@ -40,17 +42,76 @@ __all__ = [
 ]
 
 
-def layer_norm(
-    x: Array,
-    /,
-    weight: Array | None = None,
-    bias: Array | None = None,
-    *,
-    axis: int | Shape | None = -1,
-    eps: float = 1e-5,
-    where: Array | None = None,
-    sync: Callable[[Array], Array] | None = None,
-) -> tuple[Array, Pullback]:
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Pullback:
+    """The gradients of x, weight and bias, given that of the result.
+
+    It keeps x, which must not be written to before it is called, and the statistics, and nothing else.
+    """
+
+    __slots__ = ("_call", "_caller", "_statistics")
+
+    def __init__(self, caller: str, call: Call, s: Statistics) -> None:
+        self._caller, self._call, self._statistics = caller, call, s
+
+    def __getstate__(self) -> tuple[str, Call, Statistics]:
+        call = self._call._replace(xp=None)  # a namespace is a module, which no pickle holds
+        return self._caller, call, self._statistics
+
+    def __setstate__(self, state: tuple[str, Call, Statistics]) -> None:
+        self._caller, call, self._statistics = state
+        self._call = call._replace(xp=namespace_of(call.x))
+
+    def __call__(self, dy: Array, /) -> tuple[Array, Array | None, Array | None]:
+        """Return (dx, dweight, dbias), None where there was no parameter.
+
+        Parameters
+        ----------
+        dy : array
+            The gradient of the result: of its shape, library and device, and of a floating dtype.
+
+        Returns
+        -------
+        dx : array
+            Of the result's shape and dtype. What the mask hides has gradient 0.
+        dweight, dbias : array or None
+            Of the shape and dtype of weight and bias, but of a floating dtype where those are integers, and lazy where
+            x is. They are sums over this replica alone.
+
+        Raises
+        ------
+        TypeError
+            dy is no array of x's library, or not of a floating dtype.
+        ValueError
+            dy is not of the result's shape, or on another device.
+        """
+        call = self._call
+        return pull(call, self._statistics, gradient_of(self._caller, call.xp, call.x, dy))
+
+
+def with_pullback(norm: Callable[P, R]) -> Callable[[Callable[[], None]], Callable[P, tuple[R, Pullback]]]:
+    """Make a norm's namesake of what is but a docstring: it returns the norm's result, and its pullback."""
+    run: Callable[P, Any] = norm.__wrapped__  # type: ignore[attr-defined]
+
+    def decorate(documented: Callable[[], None]) -> Callable[P, tuple[R, Pullback]]:
+        @wraps(documented)
+        def both(*arguments: P.args, **keywords: P.kwargs) -> tuple[R, Pullback]:
+            done = run(*arguments, **keywords)
+            return done.result, Pullback(done.caller, done.call, done.statistics)
+
+        return returning(both, norm, f"tuple[{signature(norm).return_annotation}, Pullback]")
+
+    return decorate
+
+
+# ---------------------------------------------------------------------------------- the norms
+
+
+@with_pullback(norms.layer_norm)
+def layer_norm() -> None:
     r"""Return a layer norm and its pullback.
 
     With :math:`\hat y = (x - \mathrm{E}[x]) / \sqrt{\mathrm{Var}[x] + \epsilon}` and :math:`g = w \cdot dy`:
@@ -97,21 +158,10 @@ def layer_norm(
     (array([[0., 0.],
            [0., 0.]]), array([-1.,  1.]), None)
     """
-    call = prepare(layer("layer_norm", rank("layer_norm", x), axis), x, weight, bias, eps, where, sync)
-    return _with_pullback(call)
 
 
-def rms_norm(
-    x: Array,
-    /,
-    weight: Array | None = None,
-    bias: Array | None = None,
-    *,
-    axis: int | Shape | None = -1,
-    eps: float = 1e-5,
-    where: Array | None = None,
-    sync: Callable[[Array], Array] | None = None,
-) -> tuple[Array, Pullback]:
+@with_pullback(norms.rms_norm)
+def rms_norm() -> None:
     r"""Return an rms norm and its pullback.
 
     With :math:`\hat y = x / \sqrt{\mathrm{E}[x^2] + \epsilon}` and :math:`g = w \cdot dy`:
@@ -150,22 +200,10 @@ def rms_norm(
     >>> pullback(np.asarray([[1.0, 0.0]]))[0]
     array([[ 0.5, -0.5]])
     """
-    call = prepare(rms("rms_norm", rank("rms_norm", x), axis), x, weight, bias, eps, where, sync)
-    return _with_pullback(call)
 
 
-def group_norm(
-    x: Array,
-    /,
-    num_groups: int,
-    weight: Array | None = None,
-    bias: Array | None = None,
-    *,
-    channel_axis: int = 1,
-    eps: float = 1e-5,
-    where: Array | None = None,
-    sync: Callable[[Array], Array] | None = None,
-) -> tuple[Array, Pullback]:
+@with_pullback(norms.group_norm)
+def group_norm() -> None:
     r"""Return a group norm and its pullback.
 
     The gradient is that of :func:`layer_norm`, its means taken over each group:
@@ -204,23 +242,10 @@ def group_norm(
     >>> [gradient.shape for gradient in pullback(y) if gradient is not None]
     [(1, 4), (4,)]
     """
-    layout = group("group_norm", x, channel_axis, num_groups)
-    call = prepare(layout, x, weight, bias, eps, where, sync)
-    return _with_pullback(call)
 
 
-def instance_norm(
-    x: Array,
-    /,
-    *,
-    stats: RunningStats | None = None,
-    weight: Array | None = None,
-    bias: Array | None = None,
-    channel_axis: int = 1,
-    eps: float = 1e-5,
-    where: Array | None = None,
-    sync: Callable[[Array], Array] | None = None,
-) -> tuple[Array, Pullback]:
+@with_pullback(norms.instance_norm)
+def instance_norm() -> None:
     r"""Return an instance norm and its pullback.
 
     The gradient is that of :func:`layer_norm`, its means taken over the spatial axes:
@@ -264,22 +289,10 @@ def instance_norm(
     >>> pullback(np.asarray([[[1.0, 3.0]]]))
     (array([[[0.5, 1.5]]]), array([6.]), None)
     """
-    layout = instance("instance_norm", rank("instance_norm", x), channel_axis)
-    return _with_pullback(prepare(layout, x, weight, bias, eps, where, sync, stats))
 
 
-def batch_norm(
-    x: Array,
-    /,
-    *,
-    stats: RunningStats | None = None,
-    weight: Array | None = None,
-    bias: Array | None = None,
-    channel_axis: int = 1,
-    eps: float = 1e-5,
-    where: Array | None = None,
-    sync: Callable[[Array], Array] | None = None,
-) -> tuple[Array, Pullback]:
+@with_pullback(norms.batch_norm)
+def batch_norm() -> None:
     r"""Return a batch norm and its pullback.
 
     The gradient is that of :func:`layer_norm`, its means taken over samples and spatial axes:
@@ -326,24 +339,10 @@ def batch_norm(
     >>> dx.T, dweight
     (array([[ 0.5, -0.5,  0. ,  0. ]]), array([-1.]))
     """
-    layout = batch("batch_norm", rank("batch_norm", x), channel_axis)
-    return _with_pullback(prepare(layout, x, weight, bias, eps, where, sync, stats))
 
 
-def batch_norm_train(
-    x: Array,
-    stats: RunningStats,
-    /,
-    *,
-    weight: Array | None = None,
-    bias: Array | None = None,
-    momentum: float | None = 0.1,
-    correction: float = 1,
-    channel_axis: int = 1,
-    eps: float = 1e-5,
-    where: Array | None = None,
-    sync: Callable[[Array], Array] | None = None,
-) -> tuple[tuple[Array, RunningStats], Pullback]:
+@with_pullback(running.batch_norm_train)
+def batch_norm_train() -> None:
     r"""Return a training step of batch norm and its pullback, which is that of :func:`batch_norm`.
 
     .. math::
@@ -383,25 +382,10 @@ def batch_norm_train(
     (array([[0., 0.],
            [0., 0.]]), None, array([2., 2.]))
     """
-    layout = batch("batch_norm_train", rank("batch_norm_train", x), channel_axis)
-    call, y, s, new = train(layout, x, stats, weight, bias, momentum, correction, eps, where, sync)
-    return (y, new), Pullback(call, s)
 
 
-def instance_norm_train(
-    x: Array,
-    stats: RunningStats,
-    /,
-    *,
-    weight: Array | None = None,
-    bias: Array | None = None,
-    momentum: float | None = 0.1,
-    correction: float = 1,
-    channel_axis: int = 1,
-    eps: float = 1e-5,
-    where: Array | None = None,
-    sync: Callable[[Array], Array] | None = None,
-) -> tuple[tuple[Array, RunningStats], Pullback]:
+@with_pullback(running.instance_norm_train)
+def instance_norm_train() -> None:
     r"""Return a training step of instance norm and its pullback, which is that of :func:`instance_norm`.
 
     .. math::
@@ -440,59 +424,3 @@ def instance_norm_train(
     >>> pullback(y)[1]
     array([4.])
     """
-    layout = instance("instance_norm_train", rank("instance_norm_train", x), channel_axis)
-    call, y, s, new = train(layout, x, stats, weight, bias, momentum, correction, eps, where, sync)
-    return (y, new), Pullback(call, s)
-
-
-# ---------------------------------------------------------------------------------- what they share
-
-
-class Pullback:
-    """The gradients of x, weight and bias, given that of the result.
-
-    It keeps x, which must not be written to before it is called, and the statistics, and nothing else.
-    """
-
-    __slots__ = ("_call", "_statistics")
-
-    def __init__(self, call: Call, s: Statistics) -> None:
-        self._call, self._statistics = call, s
-
-    def __getstate__(self) -> tuple[Call, Statistics]:
-        return self._call._replace(xp=None), self._statistics  # a namespace is a module, which no pickle holds
-
-    def __setstate__(self, state: tuple[Call, Statistics]) -> None:
-        call, self._statistics = state
-        self._call = call._replace(xp=library(call.x))
-
-    def __call__(self, dy: Array, /) -> tuple[Array, Array | None, Array | None]:
-        """Return (dx, dweight, dbias), None where there was no parameter.
-
-        Parameters
-        ----------
-        dy : array
-            The gradient of the result: of its shape, library and device, and of a floating dtype.
-
-        Returns
-        -------
-        dx : array
-            Of the result's shape and dtype. What the mask hides has gradient 0.
-        dweight, dbias : array or None
-            Of the shape and dtype of weight and bias, but of a floating dtype where those are integers, and lazy where
-            x is. They are sums over this replica alone.
-
-        Raises
-        ------
-        TypeError
-            dy is no array of x's library, or not of a floating dtype.
-        ValueError
-            dy is not of the result's shape, or on another device.
-        """
-        call = self._call
-        return pull(call, self._statistics, gradient_of(call.layout.caller, call.xp, call.x, dy))
-
-
-def _with_pullback(call: Call) -> tuple[Array, Pullback]:
-    y, s = normalize(call)
-    return y, Pullback(call, s)

@@ -11,169 +11,19 @@ It is told by axes what to do, never by the name of a norm.
 
 from __future__ import annotations
 
-import os
-import warnings
-from contextlib import contextmanager
-from contextvars import ContextVar
-from functools import cache
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .. import _standardize as array_api
-from .._arrays import integer, is_compiling, library_name
-from .._install import install
+from .._core import standardize as array_api
+from .._core.libraries import is_compiling, library_name
+from .choice import ARRAY_API, chosen, engine, problems, ran, watch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from types import ModuleType
+    from collections.abc import Callable
 
-    from .._arrays import Array
-    from .._call import Call, Statistics
+    from .._core.call import Call, Statistics
+    from .._core.libraries import Array
 
-ARRAY_API = "array-api"
-ENGINES = {"numba": "fast", "jax": "jax"}  # the extra that brings the package of each
-_MODULES = {"numpy": ("numba", "_numba"), "torch": ("numba", "_torch"), "jax": ("jax", "_jax")}  # by library
-
-
-class Choice:
-    """What a block chose: an engine and a number of threads, each None where it is left open."""
-
-    __slots__ = ("closed", "name", "outer", "threads")
-
-    def __init__(self, name: str | None, threads: int | None, outer: Choice | None) -> None:
-        self.name, self.threads, self.outer, self.closed = name, threads, outer, False
-
-
-_innermost: ContextVar[Choice] = ContextVar("anynorm_engine", default=Choice(None, None, None))  # noqa: B039
-_watched: ContextVar[set[str] | None] = ContextVar("anynorm_watched", default=None)
-
-
-def choice() -> Choice:
-    """Return what the innermost open block of this thread or task chose."""
-    found = _innermost.get()
-    while found.closed and found.outer is not None:
-        found = found.outer
-    return found
-
-
-@contextmanager
-def engine(name: str | None = None, /, *, threads: int | None = None) -> Iterator[None]:
-    """Choose the engine, and how many threads it may use, for the calls of this thread or task inside the block.
-
-    Parameters
-    ----------
-    name : str, optional
-        "array-api" for the code written in the array API standard, which everything else is measured against; "numba"
-        or "jax" for that engine, where it serves x's library. An engine may refuse a call, which array-API code then
-        takes. Without a name it is chosen by x's library, and by the environment variable ANYNORM_ENGINE.
-    threads : int, optional
-        The most threads that a call may use; without it ANYNORM_NUM_THREADS says so, or else they are as many as the
-        process has cores, and one in a process of a pool.
-
-    Raises
-    ------
-    ValueError
-        There is no such engine, or threads is not positive.
-    ImportError
-        The engine is not installed (then it is a ModuleNotFoundError), or cannot be imported. Without a name that is no
-        error: array-API code runs in its place, and where the engine is installed but broken, a RuntimeWarning says so.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> import anynorm
-    >>> with anynorm.engine("array-api"):
-    ...     y = anynorm.layer_norm(np.asarray([1.0, 3.0]), eps=0)
-    >>> y
-    array([-1.,  1.])
-    """
-    if name is not None:
-        _check(name, "engine")
-    if threads is not None and integer("engine", "threads", threads) < 1:
-        message = f"engine needs threads to be positive: got {threads}"
-        raise ValueError(message)
-    outer = choice()
-    inside = Choice(name or outer.name, threads or outer.threads, outer)
-    token = _innermost.set(inside)
-    try:
-        yield
-    finally:
-        try:
-            _innermost.reset(token)
-        except (
-            ValueError
-        ):  # a generator was closed by another task or thread: the context it was set in is out of reach
-            inside.closed = True
-
-
-def _check(name: str, what: str) -> None:
-    """Refuse what is no engine, or cannot be used."""
-    if name not in (ARRAY_API, *ENGINES):
-        message = f"{what} needs to be one of {', '.join((ARRAY_API, *ENGINES))}: got {name!r}"
-        raise ValueError(message)
-    loaded = None if name == ARRAY_API else _load(f"_{name}")
-    if isinstance(loaded, Exception) and _is_missing(name, loaded):
-        message = f"{what} needs {name}, which is not installed: {install(ENGINES[name])}"
-        raise ModuleNotFoundError(message)
-    if isinstance(loaded, Exception):
-        message = f"{what} needs {name}: {_problem(name, loaded)}"
-        raise ImportError(message) from loaded  # noqa: TRY004  what was loaded is the reason
-
-
-# ---------------------------------------------------------------------------------- engines that cannot be imported
-
-
-@cache
-def _load(module: str) -> ModuleType | Exception:
-    """Import an engine once; return whatever that raises: an engine is there to be faster, not to be needed."""
-    try:
-        return import_module(f"{__name__}.{module}")
-    except Exception as error:  # noqa: BLE001  a package that is half there raises anything
-        return error.with_traceback(None)
-
-
-def _is_missing(name: str, error: Exception) -> bool:
-    """Whether the engine's package is simply not installed."""
-    return isinstance(error, ModuleNotFoundError) and error.name == name
-
-
-def _problem(name: str, error: Exception) -> str:
-    """Return what is wrong with an engine, and how to mend it."""
-    lines = str(error).strip().splitlines() or [""]
-    return (
-        f"it is installed but cannot be used ({type(error).__name__}: {lines[0]}); "
-        f"mend it with {install(ENGINES[name], '--upgrade')}, or do without it by ANYNORM_ENGINE={ARRAY_API}"
-    )
-
-
-_problems: dict[str, str] = {}
-
-
-def problems() -> dict[str, str]:
-    """Return the engines that were to be used and could not, each with what is wrong with it."""
-    return dict(_problems)
-
-
-def _report(name: str, error: Exception) -> None:
-    """Warn of an engine that cannot be used, once; that one is not installed is nothing to warn of."""
-    if name not in _problems and not _is_missing(name, error):
-        _problems[name] = _problem(name, error)
-        message = f"anynorm runs array-API code, which is slower, in place of its engine {name}: {_problems[name]}"
-        warnings.warn(message, RuntimeWarning, stacklevel=2)
-
-
-# ---------------------------------------------------------------------------------- the seam
-
-
-@contextmanager
-def watch() -> Iterator[set[str]]:
-    """Yield the set of the engines that run inside the block."""
-    ran: set[str] = set()
-    token = _watched.set(ran)
-    try:
-        yield ran
-    finally:
-        _watched.reset(token)
+__all__ = ["compose", "engine", "normalize", "problems", "pull", "statistics", "watch"]
 
 
 def normalize(call: Call) -> tuple[Array, Statistics]:
@@ -196,7 +46,7 @@ def pull(call: Call, s: Statistics, dy: Array) -> tuple[Array, Array | None, Arr
 
 def compose(function: Callable[..., Any], call: Call, *arguments: Any) -> Any:
     """Return a function of a call and of small arrays, compiled as one where that is the engine's way."""
-    module = _chosen("jax")[1] if library_name(call.xp) == "jax" and call.sync is None else None
+    module = chosen("jax")[1] if library_name(call.xp) == "jax" and call.sync is None else None
     return function(call, *arguments) if module is None else module.compose(function, call, *arguments)
 
 
@@ -204,29 +54,7 @@ def _run(work: str, call: Call, *arguments: Any) -> Any:
     """Have the engine that is chosen do it, or the array-API code."""
     if is_compiling(call.xp):  # and neither context nor environment compiles
         return getattr(array_api, work)(call, *arguments)
-    name, module = _chosen(library_name(call.xp))
+    name, module = chosen(library_name(call.xp))
     done = None if module is None else getattr(module, work)(call, *arguments)
-    ran = _watched.get()
-    if ran is not None:
-        ran.add(ARRAY_API if done is None else name)
+    ran(ARRAY_API if done is None else name)
     return getattr(array_api, work)(call, *arguments) if done is None else done
-
-
-def _chosen(library: str) -> tuple[str, ModuleType | None]:
-    """Return the engine for a library: its name and its module, which is None for array-API code."""
-    name, module = _MODULES.get(library, (ARRAY_API, None))
-    asked = choice().name or _from_environment()
-    if module is None or (asked is not None and asked != name):
-        return ARRAY_API, None
-    loaded = _load(module)
-    if isinstance(loaded, Exception):
-        _report(name, loaded)
-        return ARRAY_API, None
-    return name, loaded
-
-
-def _from_environment() -> str | None:
-    asked = os.environ.get("ANYNORM_ENGINE") or None
-    if asked is not None:
-        _check(asked, "ANYNORM_ENGINE")
-    return asked

@@ -13,15 +13,15 @@ import numpy as np
 import torch
 from torch.autograd.forward_ad import unpack_dual
 
-from .. import _engines as seam
-from .. import _standardize as array_api
-from .._call import Statistics
-from ._kernels import KNOWS_FLOAT16
-from ._numba import Work
+from ..._core import standardize as array_api
+from ..._core.call import Statistics
+from ..choice import ARRAY_API, chosen, ran
+from .kernels import KNOWS_FLOAT16
+from .numpy import Work
 
 if TYPE_CHECKING:
-    from .._arrays import Array
-    from .._call import Call
+    from ..._core.call import Call
+    from ..._core.libraries import Array
 
 FLOAT32, FLOAT64 = np.dtype("float32"), np.dtype("float64")
 STORED = {  # as what the kernels take each dtype, and the dtype to compute in
@@ -91,7 +91,15 @@ class Normalize(torch.autograd.Function):
         call = ctx.call._replace(x=x, weight=weight, bias=bias)
         if dy is None or any(g is not None for g in dtables) or torch.is_grad_enabled():
             return None, None, *differentiate(call, (dy, *dtables))
-        return None, None, *seam.pull(call, Statistics(ctx.count, *tables), dy)
+        return None, None, *backward(call, Statistics(ctx.count, *tables), dy)
+
+
+def backward(call: Call, s: Statistics, dy: Array) -> tuple[Array, Array | None, Array | None]:
+    """Return the gradients of x, weight and bias by the engine that is chosen now, which was another one forward."""
+    name, module = chosen("torch")
+    pulled = None if module is None else pull(call, s, dy)
+    ran(ARRAY_API if pulled is None else name)
+    return array_api.pull(call, s, dy) if pulled is None else pulled
 
 
 def differentiate(call: Call, gradients: tuple[Array | None, ...]) -> list[Array | None]:

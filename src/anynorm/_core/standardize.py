@@ -10,16 +10,16 @@ import math
 import operator
 from typing import TYPE_CHECKING, Any
 
-from ._arrays import library_name, quiet, reuse
-from ._call import Statistics
-from ._mean import double, sum_over, sums_in, unstack
+from .call import Statistics
+from .libraries import double, quiet, reuse, smallest_square
+from .mean import sum_over, sums_in, unstack
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ._arrays import Array, Namespace
-    from ._call import Call
-    from ._mean import Mean
+    from .call import Call
+    from .libraries import Array, Namespace
+    from .mean import Mean
 
 
 def centre(x: Array, mean: Mean, eps: Any = 0.0) -> tuple[Array, Statistics]:
@@ -31,7 +31,7 @@ def centre(x: Array, mean: Mean, eps: Any = 0.0) -> tuple[Array, Statistics]:
     with quiet(mean.xp):
         first, rest = mean.parts(x)
         d = mean.select(x - first)
-        square = told_from_constant(mean, d, mean.local(d * d), eps)
+        square = told_from_constant(mean, d, mean.of_shard(d * d), eps)
         if not mean.exact:
             rest = mean.xp.where(square == 0, 0.0, rest)
         s = Statistics(mean.count, first, rest, square - rest * rest)
@@ -48,20 +48,15 @@ def told_from_constant(mean: Mean, d: Array, square: Array, eps: Any) -> Array:
     """
     if is_large(eps):
         return square
-    return mean.xp.where((square == 0) & mean.any(d != 0), least(mean.xp, square.dtype) / 2, square)
+    return mean.xp.where((square == 0) & mean.any(d != 0), smallest_square(mean.xp, square.dtype) / 2, square)
 
 
 def trusted(xp: Namespace, var: Array, eps: Any) -> Array:
     """Return variances, NaN where their squares have left the range of the dtype: neither 0 nor infinity is true."""
     left = xp.isinf(var)
     if not is_large(eps):
-        left = left | ((var > 0) & (var + eps < least(xp, var.dtype)))
+        left = left | ((var > 0) & (var + eps < smallest_square(xp, var.dtype)))
     return xp.where(left, math.nan, var)
-
-
-def least(xp: Namespace, dtype: Any) -> float:
-    """Return the least mean square that is known in a dtype: XLA counts squares below the normal numbers as 0."""
-    return float(xp.finfo(dtype).smallest_normal) * (2.0**9 if library_name(xp) == "jax" else 4.0)
 
 
 def is_large(eps: Any) -> bool:
@@ -96,7 +91,7 @@ def mean_square(x: Array, mean: Mean, eps: Any) -> Array:
     """Return the mean square of each slice."""
     a = mean.select(x)
     with quiet(mean.xp):
-        square = within_range(mean, a, mean.local(a * a), eps)
+        square = within_range(mean, a, mean.of_shard(a * a), eps)
     return mean.over_replicas([square])[0]
 
 

@@ -17,18 +17,18 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 
-from .. import _standardize as array_api
-from .._arrays import placed_as, split
-from .._call import Statistics
-from .._mean import Mean
+from .._core import standardize as array_api
+from .._core.call import Statistics, split
+from .._core.libraries import sharded_as, smallest_square
+from .._core.mean import Mean
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .._arrays import Array, Shape
-    from .._call import Call
+    from .._core.call import Call
+    from .._core.libraries import Array, Shape
 
-fixed = jax.lax.optimization_barrier
+barrier = jax.lax.optimization_barrier
 
 # ---------------------------------------------------------------------------------- the engine
 
@@ -86,7 +86,7 @@ def _normalize(call: Call) -> tuple[Array, Statistics]:
         s = s._replace(var=array_api.trusted(jnp, s.var, call.eps))
     else:
         d, s = x, Statistics(None, None, None, own_square(x, call.layout.shared, call.eps))
-    return call.finish(d * fixed(array_api.rstd(jnp, s.var, call.eps, d.dtype))), s
+    return call.finish(d * barrier(array_api.rstd(jnp, s.var, call.eps, d.dtype))), s
 
 
 def _pull(call: Call, s: Statistics, dy: Array) -> tuple[Array, Array | None, Array | None]:
@@ -137,7 +137,7 @@ def by_channel(call: Call) -> Call:
         whole = jax.sharding.reshard(terms, jax.sharding.PartitionSpec(*spec))
         grouped = split(jnp, whole, channel + 1, groups)
         sums = jnp.broadcast_to(jnp.sum(grouped, axis=channel + 2, keepdims=True), grouped.shape)
-        return placed_as(jnp, jnp.reshape(sums, terms.shape), terms)
+        return sharded_as(jnp, jnp.reshape(sums, terms.shape), terms)
 
     spatial = tuple(i - (i > channel) for i in call.layout.shared if i != channel + 1)
     return call._replace(layout=call.layout._replace(shared=spatial, groups=None), sync=total)
@@ -158,13 +158,13 @@ def centre(x: Array, axes: Shape, eps: Any) -> tuple[Array, Statistics]:
     The result does not depend on that number, so it has no part in a gradient.
     """
     element = x[tuple(slice(0, 1) if i in axes else slice(None) for i in range(x.ndim))]
-    near = fixed(jax.lax.stop_gradient(element + sampled_mean(x - element, axes)))
+    near = barrier(jax.lax.stop_gradient(element + sampled_mean(x - element, axes)))
     d = x - near
     left, square = mean(d, axes), mean_square(d, axes)
-    square = array_api.told_from_constant(Mean("", jnp, x, axes), d, square, eps)
+    square = array_api.told_from_constant(Mean(jnp, x, axes), d, square, eps)
     excess = left * left
     var = jnp.where(square > excess, square - excess, 0.0 * square)  # rounding may leave less than 0
-    left, var = fixed((left, jnp.where(jnp.isinf(square), square, var)))
+    left, var = barrier((left, jnp.where(jnp.isinf(square), square, var)))
     return (x - near) - left, Statistics(None, near, left, var)
 
 
@@ -203,11 +203,11 @@ def own_square(x: Array, axes: Shape, eps: Any) -> Array:
     To find out what is infinite or 0 of itself takes a reading, which is done where there is reason to.
     """
     square = mean_square(x, axes)
-    slices = Mean("", jnp, x, axes)
+    slices = Mean(jnp, x, axes)
     doubtful = (
         jnp.isinf(square)
         if array_api.is_large(eps)
-        else jnp.isinf(square) | (square < array_api.least(jnp, square.dtype))
+        else jnp.isinf(square) | (square < smallest_square(jnp, square.dtype))
     )
     return jax.lax.cond(
         jnp.any(doubtful), lambda a, q: array_api.within_range(slices, a, q, eps), lambda _, q: q, x, square
@@ -221,4 +221,4 @@ def _sum(a: Array, axes: Shape) -> Array:
     if not (inner and outer):
         return jnp.sum(a, axis=axes, keepdims=True)
     more, fewer = sorted((inner, outer), key=lambda group: -math.prod([a.shape[i] for i in group]))
-    return jnp.sum(fixed(jnp.sum(a, axis=more, keepdims=True)), axis=fewer, keepdims=True)
+    return jnp.sum(barrier(jnp.sum(a, axis=more, keepdims=True)), axis=fewer, keepdims=True)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from ._arrays import default_integer, has_float64, is_compiling, known, library_name
+from .libraries import as_number, default_dtype, double, is_compiling, record
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ._arrays import Array, Namespace, Shape
+    from .libraries import Array, Namespace, Shape
 
 
 class Mean:
@@ -21,14 +21,13 @@ class Mean:
 
     def __init__(
         self,
-        caller: str,
         xp: Namespace,
         x: Array,
         axes: Shape,
         mask: Array | None = None,
         sync: Callable[[Array], Array] | None = None,
     ) -> None:
-        self.caller, self.xp, self.shape, self.axes, self.mask, self.sync = caller, xp, x.shape, axes, mask, sync
+        self.xp, self.shape, self.axes, self.mask, self.sync = xp, x.shape, axes, mask, sync
         self.dtype, self.wide, self._count = x.dtype, sums_in(xp, x), None  # Dynamo knows no cached_property
 
     @property
@@ -38,14 +37,14 @@ class Mean:
         Statistics that are given need none, so x may have sizes that Dask does not know.
         """
         if self._count is None:
-            self._count = _count(self.caller, self.xp, self.shape, self.axes, self.mask)
+            self._count = _count(self.xp, self.shape, self.axes, self.mask)
         return self._count
 
     @property
     def divisor(self) -> Any:
         """What sums over a slice are divided by: its count, or 1 where that is 0."""
         if self.mask is None:
-            return number_of(self.xp, self.count, self.dtype, least=1)
+            return as_number(self.xp, self.count, self.dtype, least=1)
         return self.xp.astype(self.xp.where(self.count > 0, self.count, 1), self.wide or self.dtype)
 
     @property
@@ -54,7 +53,7 @@ class Mean:
 
         float64 adds 2**29 equal float32 values without rounding, and NumPy divides as it is told to.
         """
-        return self.wide is not None and library_name(self.xp) == "numpy" and self.mask is None and self.count <= 2**29
+        return record(self.xp).always_float64 and self.wide is not None and self.mask is None and self.count <= 2**29
 
     def select(self, a: Array) -> Array:
         """Return a with 0 where the mask hides it: before it is summed or multiplied, so that it spoils nothing."""
@@ -66,7 +65,7 @@ class Mean:
 
     def __call__(self, *arrays: Array) -> list[Array]:
         """Return the mean over each slice of each array, masked ones selected, its axes kept at size 1."""
-        return self.over_replicas([self.local(a) for a in arrays])
+        return self.over_replicas([self.of_shard(a) for a in arrays])
 
     def over_replicas(self, parts: list[Array]) -> list[Array]:
         """Return the means over whole slices, of what the replicas' parts of them have for means."""
@@ -76,14 +75,14 @@ class Mean:
         *sums, count = unstack(self.sync(self.xp.stack([part * count for part in parts] + [count], axis=0)))
         return [total / self.xp.where(count > 0, count, 1.0) for total in sums]
 
-    def local(self, a: Array) -> Array:
+    def of_shard(self, a: Array) -> Array:
         """Return the mean over what this replica holds of each slice.
 
         XLA adds the elements of a short slice one after another, and each addition after a large element rounds as that
         one does. So there the mean of what is left is added, as for the mean of x.
         """
         mean = self.xp.astype(self._mean(a), a.dtype, copy=False)
-        if library_name(self.xp) != "jax":
+        if not record(self.xp).rounds_anew:
             return mean
         left = self._mean(self.select(a - mean))
         return mean + self.xp.where(self.xp.isfinite(mean), left, 0.0)  # squares may leave float32's range
@@ -109,7 +108,7 @@ class Mean:
         another be rounded: the copies differ in the last place, which at offset 1e6 is an error of 3e-3. The sum itself
         is computed once, so there the division comes first.
         """
-        return self._sum(a / self.divisor) if library_name(self.xp) == "jax" else self._mean(a)
+        return self._sum(a / self.divisor) if record(self.xp).rounds_anew else self._mean(a)
 
     def _mean(self, a: Array) -> Array:
         return self._sum(a) / self.divisor
@@ -120,22 +119,7 @@ class Mean:
 
 def counts(xp: Namespace, count: Any, like: Array) -> Array:
     """Return the count of every slice, in the shape and the dtype of its statistics."""
-    return xp.zeros_like(like) + number_of(xp, count, like.dtype)
-
-
-def number_of(xp: Namespace, count: Any, dtype: Any, *, least: int = 0) -> Any:
-    """Return a count as a number that arrays of a dtype meet: one of Python's, or where it is a symbol, the library's.
-
-    A symbol of torch has to stay what it is, or it is one number in what is exported; JAX takes no int of 2**31, and
-    turns its symbols into arrays itself, but of integers.
-    """
-    name = library_name(xp)
-    if isinstance(count, int):
-        count = max(count, least)
-        return count if name == "torch" else float(count)
-    if hasattr(count, "dtype") and name != "torch":
-        return xp.astype(count, dtype)
-    return xp.asarray(count, dtype=dtype) if name == "jax" else count
+    return xp.zeros_like(like) + as_number(xp, count, like.dtype)
 
 
 def sum_over(xp: Namespace, a: Array, axes: Shape, wide: Any) -> Array:
@@ -144,12 +128,11 @@ def sum_over(xp: Namespace, a: Array, axes: Shape, wide: Any) -> Array:
         return a
     if wide is not None:
         return xp.sum(a, axis=axes, keepdims=True, dtype=wide)
-    name = library_name(xp)
-    if name == "torch" and double(xp, a) is not None:
+    if record(xp).sums_short and double(xp, a) is not None:
         # The few chains of torch's own sum round all that comes after a large element as that is rounded.
         sums = xp.sum(sum_blocks(xp, a, axes[-1], SHORT), axis=axes, keepdims=True, dtype=xp.float64)
         return xp.astype(sums, a.dtype)
-    if name in ("jax", "torch", "dask"):
+    if record(xp).sums_exactly:
         return xp.sum(a, axis=axes, keepdims=True)
     for axis in axes:
         while a.shape[axis] > BLOCK:
@@ -163,29 +146,15 @@ def sums_in(xp: Namespace, x: Array) -> Any:
     NumPy's does over leading axes: it errs by 6 for (4194304, 4) at offset 1e3. So do the sums that torch.compile
     writes: those of squares err by 5e-6. Of all elements a float64 sum takes eager torch thirty times as long.
     """
-    return None if library_name(xp) == "torch" and not is_compiling(xp) else double(xp, x)
+    return None if record(xp).sums_short and not is_compiling(xp) else double(xp, x)
 
 
-def double(xp: Namespace, x: Array) -> Any:
-    """Return float64 where it is wider than x; JAX has it where it was asked for, and then for all arrays."""
-    if x.dtype != xp.float32 or library_name(xp) == "jax":
-        return None
-    return xp.float64 if library_name(xp) == "numpy" or has_float64(xp, x) else None
-
-
-def _count(caller: str, xp: Namespace, shape: Shape, axes: Shape, mask: Array | None) -> Any:
+def _count(xp: Namespace, shape: Shape, axes: Shape, mask: Array | None) -> Any:
     """Count the elements of a slice in integers, since float sums of ones stop at 2**24."""
-    sizes = [shape[i] for i in axes]
-    if not known(xp, sizes):
-        message = (
-            f"{caller} needs to know the sizes of the axes {axes} that it shares statistics over: got x of shape "
-            f"{tuple(shape)}; call x.compute_chunk_sizes() first"
-        )
-        raise ValueError(message)
     if mask is None:
-        return math.prod(sizes)
+        return math.prod([shape[i] for i in axes])
     repeats = math.prod([shape[i] for i in axes if mask.shape[i] == 1])
-    whole = xp.astype(mask, default_integer(xp, mask))
+    whole = xp.astype(mask, default_dtype(xp, mask, "integral"))
     return repeats * (xp.sum(whole, axis=axes, keepdims=True) if axes else whole)
 
 

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 if TYPE_CHECKING:
-    from .._arrays import Shape
-    from .._call import Layout
+    from ..._core.call import Layout
+    from ..._core.libraries import Shape
 
 Axes = tuple[int, ...]
 

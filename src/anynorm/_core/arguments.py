@@ -1,109 +1,34 @@
-"""What has to be known about arrays before they can be normalised.
-
-Libraries, dtypes, axes, shapes and sums live here, and so does every error message about them.
-"""
+"""Arguments: whose they are, axes, numbers, shapes, masks and states. Every check is here, and every error message."""
 
 from __future__ import annotations
 
-import math
 import operator
-import sys
-from contextlib import AbstractContextManager, nullcontext
-from importlib import import_module
 from numbers import Real
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .libraries import (
+    default_dtype,
+    device_of,
+    has_sizes,
+    is_compiling,
+    library_name,
+    namespace_of,
+    record,
+    refusal,
+    shape_along,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-Array: TypeAlias = Any  # an array of any library: the standard has no type for it yet
-Namespace: TypeAlias = Any
-Shape: TypeAlias = tuple[int, ...]
+    from .libraries import Array, Namespace, Shape
 
 # --------------------------------------------------------------------------------------------------
-# Libraries and devices
+# Whose arrays
 # --------------------------------------------------------------------------------------------------
-
-_namespaces: dict[type, Namespace | None] = {}  # asked of array-api-compat once a type: a lookup is 20 times faster
-
-
-def library(value: object) -> Namespace | None:
-    """Return the array-API namespace of an array, None for anything else."""
-    kind = type(value)
-    if kind in _namespaces:
-        return _namespaces[kind]
-    found = _find_library(value)
-    if not is_compiling(found):  # an exported program is to have no side effects
-        _namespaces[kind] = found
-    return found
-
-
-def is_compiling(xp: Namespace | None) -> bool:
-    """Whether torch is tracing the call, to compile or to export it."""
-    return xp is not None and library_name(xp) == "torch" and bool(sys.modules["torch"].compiler.is_compiling())
-
-
-_LIBRARIES = (  # a library's module, the class of its arrays in it, and the namespace for them
-    ("numpy", "ndarray", "array_api_compat.numpy"),
-    ("numpy", "generic", "array_api_compat.numpy"),
-    ("jax", "Array", "jax.numpy"),
-    ("cupy", "ndarray", "array_api_compat.cupy"),
-    ("dask.array", "Array", "array_api_compat.dask.array"),
-)
-_REFUSED = (  # kinds of array whose arithmetic is another, and what to pass in their place
-    ("numpy.ma", "MaskedArray", "masked arrays", "its .data, and where=~numpy.ma.getmaskarray(x)"),
-    ("numpy", "matrix", "matrices", "numpy.asarray(x)"),
-)
-
-
-def _is_a(value: object, module: str, name: str) -> bool:
-    """Whether value is of a class of a module, which nobody has imported where there is no such value.
-
-    What goes by the module's name may be something else: a folder in the working directory, a stub.
-    """
-    kind = getattr(sys.modules.get(module), name, None)
-    return isinstance(kind, type) and isinstance(value, kind)
-
-
-def _find_library(value: object) -> Namespace | None:
-    """Return the namespace of an array.
-
-    Not by array-api-compat's array_namespace: any broken module of a library's name breaks that for all libraries, it
-    takes NumPy's arrays of JAX's float0 for JAX's, and Dynamo warns of its cache.
-    """
-    for module, name, kind, instead in _REFUSED:
-        if _is_a(value, module, name):
-            message = f"anynorm takes no {kind}: got one; pass {instead}"
-            raise TypeError(message)
-    if _is_a(value, "torch", "Tensor"):
-        import array_api_compat.torch  # by a statement, since Dynamo traces no other way
-
-        return array_api_compat.torch
-    for module, name, namespace_ in _LIBRARIES:
-        if _is_a(value, module, name):
-            return import_module(namespace_)
-    found = getattr(value, "__array_namespace__", None)
-    return None if found is None or isinstance(value, type) else found()
-
-
-_NAMES = {
-    "array_api_compat.numpy": "numpy",
-    "array_api_compat.cupy": "cupy",
-    "array_api_compat.torch": "torch",
-    "array_api_compat.dask.array": "dask",
-    "jax.numpy": "jax",
-}
-
-
-def library_name(xp: Namespace) -> str:
-    """Return the name a user knows the library by (array-api-compat's predicates are cached, of which Dynamo warns)."""
-    name: str = xp.__name__
-    return _NAMES.get(name, name)
 
 
 def namespace(caller: str, x: Array, /, **others: Array | None) -> Namespace:
     """Return x's namespace, having checked that all the arrays are of one library and on one device."""
-    xp = library(x)
+    xp = namespace_of(x)
     if xp is None:
         message = (
             f"{caller} needs x to be an array of NumPy, CuPy, JAX, PyTorch, Dask or another library of the array "
@@ -119,14 +44,14 @@ def namespace(caller: str, x: Array, /, **others: Array | None) -> Namespace:
 
 def check_kin(caller: str, xp: Namespace, x: Array, name: str, value: Array) -> None:
     """Refuse what is no array of x's library, on x's device."""
-    kin = library(value)
+    kin = namespace_of(value)
     if kin is None:
         message = (
             f"{caller} needs {name} to be an array of x's library, {library_name(xp)}: "
             f"got {type(value).__name__}; convert it"
         )
         raise TypeError(message)
-    if kin is not xp and (library_name(xp), library_name(kin)) != ("dask", "numpy"):
+    if kin is not xp and not (record(xp).is_lazy and library_name(kin) == "numpy"):
         message = (
             f"{caller} needs all arrays from one library: got x from {library_name(xp)} and {name} from "
             f"{library_name(kin)}; convert one of them"
@@ -143,21 +68,12 @@ def check_kin(caller: str, xp: Namespace, x: Array, name: str, value: Array) -> 
 
 
 def check_plain(caller: str, xp: Namespace, name: str, value: Array) -> None:
-    """Refuse arrays that are not their elements alone: Dask's of masked blocks, sparse and nested tensors."""
-    if library_name(xp) == "dask":
-        library(value._meta)  # noqa: SLF001  a block, of no elements: it is refused as one by itself would be
-    elif library_name(xp) == "torch" and (value.layout is not sys.modules["torch"].strided or value.is_nested):
-        form = "nested" if value.is_nested else f"of layout {value.layout}"
-        instead = "to_padded_tensor(0.0), and where=" if value.is_nested else "to_dense()"
+    """Refuse arrays that are not their elements alone."""
+    refused = refusal(xp, value)
+    if refused is not None:
+        form, instead = refused
         message = f"{caller} needs {name} to be a dense tensor: got one that is {form}; pass {name}.{instead}"
         raise TypeError(message)
-
-
-def device_of(xp: Namespace, x: Array) -> Any:
-    """Return x's device, or None where there is nothing to choose: NumPy, Dask, and JAX (its tracers have none)."""
-    if library_name(xp) in ("numpy", "jax", "dask"):
-        return None
-    return x.device
 
 
 # --------------------------------------------------------------------------------------------------
@@ -179,7 +95,7 @@ def dtypes(caller: str, xp: Namespace, x: Array, name: str = "x") -> tuple[Any, 
         )
         raise TypeError(message)
     if not xp.isdtype(x.dtype, "real floating"):
-        default = xp.__array_namespace_info__().default_dtypes(device=device_of(xp, x))["real floating"]
+        default = default_dtype(xp, x, "real floating")
         return default, default
     computing = xp.float32 if xp.finfo(x.dtype).bits < 32 else x.dtype
     if not is_compiling(xp):
@@ -196,28 +112,9 @@ def is_number(xp: Namespace, dtype: Any) -> bool:
         return False
 
 
-def default_integer(xp: Namespace, x: Array) -> Any:
-    """Return the dtype that the library counts in."""
-    return xp.__array_namespace_info__().default_dtypes(device=device_of(xp, x))["integral"]
-
-
-def has_float64(xp: Namespace, x: Array) -> bool:
-    """Whether x's device has float64 (asking the namespace for the attribute is not enough)."""
-    return "float64" in xp.__array_namespace_info__().dtypes(kind="real floating", device=device_of(xp, x))
-
-
 # --------------------------------------------------------------------------------------------------
 # Axes and numbers
 # --------------------------------------------------------------------------------------------------
-
-
-def quiet(xp: Namespace) -> AbstractContextManager[Any]:
-    """Keep NumPy from warning that infinities have no mean: their slice becomes NaN, as in every other library."""
-    if library_name(xp) != "numpy":
-        return nullcontext()
-    import numpy as np
-
-    return np.errstate(invalid="ignore")
 
 
 def rank(caller: str, x: Array) -> int:
@@ -272,7 +169,7 @@ def number(caller: str, name: str, value: Any, low: float, high: float, x: Array
             message = f"{caller} needs {name} to be a number from {low:g} to {high:g}: got {short(value)}"
             raise ValueError(message)
         return float(value)
-    kin = None if x is None else library(value)
+    kin = None if x is None else namespace_of(value)
     if kin is None or value.ndim:
         shape = "" if kin is None else f" of shape {tuple(value.shape)}"
         message = f"{caller} needs {name} to be a number: got {type(value).__name__}{shape}"
@@ -295,35 +192,7 @@ def cast(xp: Namespace, value: Any, dtype: Any) -> Any:
     """Return a number that may be an array in dtype; a Python number follows the dtype it meets."""
     if isinstance(value, (int, float)):
         return value
-    return xp.astype(value if library(value) is xp else xp.asarray(value), dtype, copy=False)
-
-
-def as_array(value: Any) -> Any:
-    """Return an array of what NumPy turned into a scalar because it has no axes."""
-    xp = None if isinstance(value, int) else library(value)
-    return xp.asarray(value) if xp is not None and library_name(xp) == "numpy" else value
-
-
-def placed_as(xp: Namespace, a: Array, like: Array) -> Array:
-    """Return an array sharded as another is, where that is part of its type: on JAX's explicit meshes."""
-    if library_name(xp) != "jax":
-        return a
-    import jax
-
-    sharding, spec = jax.typeof(a).sharding, jax.typeof(like).sharding.spec
-    if sharding.spec == spec:
-        return a
-    return jax.sharding.reshard(a, jax.sharding.NamedSharding(sharding.mesh, spec))
-
-
-_IN_PLACE = {operator.add: operator.iadd, operator.mul: operator.imul, operator.sub: operator.isub}
-
-
-def reuse(xp: Namespace, operate: Callable[[Any, Any], Any], own: Array, other: Array) -> Array:
-    """Return operate(own, other), written over own, which nobody else has, where arrays are plain memory."""
-    if library_name(xp) in ("numpy", "cupy"):
-        operate = _IN_PLACE[operate]
-    return operate(own, other)
+    return xp.astype(value if namespace_of(value) is xp else xp.asarray(value), dtype, copy=False)
 
 
 LARGEST = 1e38  # of numbers that float32 arrays are to meet
@@ -343,14 +212,14 @@ def same(size: Any, other: Any) -> bool:
     return bool(size == other or (size != size and other != other))  # noqa: PLR0124
 
 
-def known(xp: Namespace, sizes: Shape | list[Any]) -> bool:
-    """Whether all the sizes are known: some of a Dask array may be NaN."""
-    return library_name(xp) != "dask" or not any(math.isnan(size) for size in sizes)
-
-
-def along(x: Array, axes: Shape) -> Shape:
-    """Return the shape that lays an array of the sizes of axes along them, at x's rank."""
-    return tuple(size if i in axes else 1 for i, size in enumerate(x.shape))
+def check_sizes(caller: str, xp: Namespace, shape: Shape, axes: Shape) -> None:
+    """Refuse axes of unknown size, whose elements nobody can count."""
+    if not has_sizes(xp, [shape[i] for i in axes]):
+        message = (
+            f"{caller} needs to know the sizes of the axes {axes} that it shares statistics over: got x of shape "
+            f"{tuple(shape)}; call x.compute_chunk_sizes() first"
+        )
+        raise ValueError(message)
 
 
 def check_affine(caller: str, x: Array, name: str, value: Array, axes: Shape) -> None:
@@ -362,7 +231,7 @@ def check_affine(caller: str, x: Array, name: str, value: Array, axes: Shape) ->
             f"got {shape}; reshape it"
         )
         raise ValueError(message)
-    dtypes(caller, library(value), value, name)
+    dtypes(caller, namespace_of(value), value, name)
 
 
 class State(NamedTuple):
@@ -392,17 +261,17 @@ def _channel_parameter(caller: str, xp: Namespace, x: Array, name: str, value: A
             f"got {tuple(value.shape)}; make the state with running_stats({x.shape[channel]}, like=x)"
         )
         raise ValueError(message)
-    _, dtype = dtypes(caller, library(value), value, name)
+    _, dtype = dtypes(caller, namespace_of(value), value, name)
     if dtype != value.dtype and xp.isdtype(value.dtype, ("bool", "integral")):
         message = f"{caller} needs {name} of a floating dtype: got {value.dtype}; make the state with running_stats"
         raise TypeError(message)
-    return xp.reshape(like_x(caller, xp, name, value, dtype), along(x, (channel,)))
+    return xp.reshape(like_x(caller, xp, name, value, dtype), shape_along(x, (channel,)))
 
 
 def like_x(caller: str, xp: Namespace, name: str, value: Array, dtype: Any) -> Array:
     """Return a parameter in dtype, a NumPy one on a Dask array as Dask's."""
-    dtypes(caller, library(value), value, name)
-    if library(value) is not xp:
+    dtypes(caller, namespace_of(value), value, name)
+    if namespace_of(value) is not xp:
         value = xp.asarray(value)
     return xp.astype(value, dtype, copy=False)
 
@@ -417,15 +286,15 @@ def gradient_of(caller: str, xp: Namespace, x: Array, dy: Array) -> Array:
             f"gradient has one value for each element of the result"
         )
         raise ValueError(message)
-    if dtypes(caller, library(dy), dy, "dy")[0] != dy.dtype:
+    if dtypes(caller, namespace_of(dy), dy, "dy")[0] != dy.dtype:
         message = f"{caller} needs dy of a floating dtype: got {dy.dtype}; convert it to {dtypes(caller, xp, x)[0]}"
         raise TypeError(message)
-    return dy if library(dy) is xp else xp.asarray(dy)
+    return dy if namespace_of(dy) is xp else xp.asarray(dy)
 
 
 def mask_of(caller: str, xp: Namespace, x: Array, where: Array) -> Array:
     """Return the mask at x's rank."""
-    kin = library(where)
+    kin = namespace_of(where)
     if kin is None or not kin.isdtype(where.dtype, "bool"):
         message = f"{caller} needs where to be a boolean mask: got dtype {where.dtype}; compare it, as in where != 0"
         raise TypeError(message)
@@ -447,7 +316,7 @@ def groups_of(caller: str, x: Array, channel: int, num_groups: int) -> int:
         groups, channels = integer(caller, "num_groups", num_groups), x.shape[channel]
     except TypeError as error:
         raise ValueError(*error.args) from None
-    if not known(library(x), x.shape):  # Dask's reshape would fail
+    if not has_sizes(namespace_of(x), x.shape):  # Dask's reshape would fail
         message = (
             f"{caller} needs to know every size of x, to split it into groups: got x of shape {tuple(x.shape)}; "
             "call x.compute_chunk_sizes() first"
@@ -462,11 +331,3 @@ def groups_of(caller: str, x: Array, channel: int, num_groups: int) -> int:
         )
         raise ValueError(message)
     return groups
-
-
-def split(xp: Namespace, a: Array, axis: int, parts: int) -> Array:
-    """Split an axis into (parts, size / parts), or (1, size) where it only broadcasts or is empty: always a view."""
-    size = a.shape[axis]
-    if size < 2:  # Dask cannot split an empty axis
-        return xp.expand_dims(a, axis=axis)
-    return xp.reshape(a, (*a.shape[:axis], parts, size // parts, *a.shape[axis + 1 :]))

@@ -6,17 +6,17 @@ import multiprocessing
 import os
 import threading
 import warnings
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numba
 
-from . import choice
+from ..choice import choice
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from concurrent.futures import Future, ThreadPoolExecutor
 
 SMALL = 2**16  # elements that one core is done with before another has woken up
 
@@ -114,4 +114,6 @@ def take_turns(work: Callable[[int], Any], pieces: int) -> None:
 
 @cache
 def _pool() -> ThreadPoolExecutor:
+    from concurrent.futures import ThreadPoolExecutor  # which a process that is shutting down cannot import
+
     return ThreadPoolExecutor(max(1, numba.config.NUMBA_NUM_THREADS - 1), "anynorm")

@@ -6,28 +6,15 @@ import math
 import operator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ._arrays import (
-    LARGEST,
-    along,
-    as_array,
-    cast,
-    check_affine,
-    dtypes,
-    library,
-    library_name,
-    mask_of,
-    namespace,
-    number,
-    reuse,
-    split,
-    state_of,
-)
-from ._mean import Mean, counts
+from .arguments import LARGEST, cast, check_affine, check_sizes, dtypes, mask_of, namespace, number, state_of
+from .libraries import as_array, chunked_as, namespace_of, reuse, shape_along
+from .mean import Mean, counts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ._arrays import Array, Namespace, Shape, State
+    from .arguments import State
+    from .libraries import Array, Namespace, Shape
 
 
 class Statistics(NamedTuple):
@@ -49,7 +36,6 @@ class Statistics(NamedTuple):
 class Layout(NamedTuple):
     """What tells one norm from another: its axes, and whether it subtracts the mean."""
 
-    caller: str
     shared: Shape  # the axes whose elements share one mean and one variance
     affine: Shape = ()  # the axes that weight and bias run along
     groups: int | None = None  # into how many the channel axis is split: shared then names axes of the split array
@@ -89,14 +75,16 @@ class Call(NamedTuple):
     def mean(self, x: Array) -> Mean:
         """Return the mean over each slice of arrays like x, which is as the computation has it."""
         mask = None if self.mask is None else self.layout.split(self.xp, self.mask)
-        return Mean(self.layout.caller, self.xp, x, self.layout.shared, mask, self.sync)
+        return Mean(self.xp, x, self.layout.shared, mask, self.sync)
 
     def laid(self, parameter: Array) -> Array:
         """Return weight or bias in the dtype to compute in, at x's rank."""
         xp, x = self.xp, self.x
         own = tuple(x.shape[i] for i in self.layout.affine)
-        value = xp.astype(parameter if library(parameter) is xp else xp.asarray(parameter), self.computing, copy=False)
-        return xp.reshape(value, along(x, self.layout.affine)) if tuple(value.shape) == own else value
+        value = xp.astype(
+            parameter if namespace_of(parameter) is xp else xp.asarray(parameter), self.computing, copy=False
+        )
+        return xp.reshape(value, shape_along(x, self.layout.affine)) if tuple(value.shape) == own else value
 
     def gradient(self, parameter: Array, total: Array) -> Array:
         """Return the gradient of weight or bias in its shape and dtype, or in a floating one."""
@@ -122,11 +110,11 @@ class Call(NamedTuple):
         """Return y in the result's dtype, and in x's chunks."""
         y = self.xp.astype(y, self.dtype, copy=False)
         y = y if y.ndim else as_array(y)
-        # Splitting channels into groups may have moved Dask's chunk boundaries; everything else keeps them.
-        return y.rechunk(self.x.chunks) if library_name(self.xp) == "dask" and y.chunks != self.x.chunks else y
+        return chunked_as(self.xp, y, self.x)
 
 
 def prepare(
+    caller: str,
     layout: Layout,
     x: Array,
     weight: Array | None = None,
@@ -135,9 +123,10 @@ def prepare(
     where: Array | None = None,
     sync: Any = None,
     stats: Any = None,
+    *,
+    counted: bool = True,
 ) -> Call:
     """Check everything, and return what the computation needs."""
-    caller = layout.caller
     xp = namespace(caller, x, weight=weight, bias=bias, where=where)
     dtype, computing = dtypes(caller, xp, x)
     given = None if stats is None else _given(xp, state_of(caller, xp, x, stats, layout.affine[0]), computing)
@@ -153,6 +142,8 @@ def prepare(
     if bias is not None:
         check_affine(caller, x, "bias", bias, layout.affine)
     mask = None if where is None else mask_of(caller, xp, x, where)
+    if given is None and counted:
+        check_sizes(caller, xp, layout.shape(x), layout.shared)
     return Call(layout, xp, x, weight, bias, eps, mask, sync, given, dtype, computing)
 
 
@@ -166,3 +157,11 @@ def _given(xp: Namespace, state: State, dtype: Any) -> Statistics:
     rest = xp.astype(state.mean - xp.astype(first, state.mean.dtype), dtype) if wider else None
     var = xp.astype(state.var, dtype, copy=False)
     return Statistics(None, first, rest, xp.where(var < 0, math.nan, var))
+
+
+def split(xp: Namespace, a: Array, axis: int, parts: int) -> Array:
+    """Split an axis into (parts, size / parts), or (1, size) where it only broadcasts or is empty: always a view."""
+    size = a.shape[axis]
+    if size < 2:  # Dask cannot split an empty axis
+        return xp.expand_dims(a, axis=axis)
+    return xp.reshape(a, (*a.shape[:axis], parts, size // parts, *a.shape[axis + 1 :]))

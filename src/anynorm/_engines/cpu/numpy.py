@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 import numba
 import numpy as np
 
-from .._call import Statistics
-from . import _kernels as kernels
-from ._cores import cores, safe_beside_others, take_turns
-from ._lowering import lower
+from ..._core.call import Statistics
+from . import kernels
+from .lowering import lower
+from .threads import cores, safe_beside_others, take_turns
 
 if TYPE_CHECKING:
-    from .._arrays import Array
-    from .._call import Call
-    from ._lowering import Columns, Lowering
+    from ..._core.call import Call
+    from ..._core.libraries import Array
+    from .lowering import Columns, Lowering
 
 HALVES = ("float16",) if kernels.KNOWS_FLOAT16 else ()
 STORED = {np.dtype(name) for name in ("float32", "float64", *HALVES)}

@@ -1,0 +1,234 @@
+"""The array libraries: one record each of what it does otherwise, and the little that follows from it.
+
+Whatever is not named here follows the array API standard, and has the record of nobody in particular.
+"""
+
+from __future__ import annotations
+
+import operator
+import sys
+from contextlib import AbstractContextManager, nullcontext
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Array: TypeAlias = Any  # an array of any library: the standard has no type for it yet
+Namespace: TypeAlias = Any
+Shape: TypeAlias = tuple[int, ...]
+
+
+class Library(NamedTuple):
+    """What a library does otherwise."""
+
+    name: str  # by which a user knows it, and its module goes
+    kinds: tuple[str, ...] = ()  # the classes of its arrays, in its module
+    namespace: str = ""  # the module that makes it follow the standard
+    has_devices: bool = True  # NumPy and Dask have one; JAX itself refuses mixed ones, and its tracers have none
+    is_memory: bool = False  # what an array holds may be written over, and nobody records what was there
+    is_lazy: bool = False  # sizes may be NaN, and arrays come in chunks
+    has_scalars: bool = False  # an array without axes may become a scalar; and it warns of what is not a number
+    sums_exactly: bool = False  # its sums do in every dtype: blocks of ours would only split its own
+    sums_short: bool = False  # in chains so few that all rounds as a large element does
+    rounds_anew: bool = (
+        False  # what follows a sum in every consumer; and it counts squares below the normal numbers as 0
+    )
+    always_float64: bool = False  # on every device
+
+
+LIBRARIES = (
+    Library(
+        "numpy", ("ndarray", "generic"), "array_api_compat.numpy",
+        has_devices=False, is_memory=True, has_scalars=True, always_float64=True,
+    ),
+    Library("torch", ("Tensor",), "array_api_compat.torch", sums_exactly=True, sums_short=True),
+    Library("jax", ("Array",), "jax.numpy", has_devices=False, sums_exactly=True, rounds_anew=True),
+    Library("cupy", ("ndarray",), "array_api_compat.cupy", is_memory=True),
+    Library(
+        "dask.array", ("Array",), "array_api_compat.dask.array", has_devices=False, is_lazy=True, sums_exactly=True
+    ),
+)  # fmt: skip
+_RECORDS = {library.namespace: library for library in LIBRARIES}
+
+
+def record(xp: Namespace) -> Library:
+    """Return the record of a namespace; of a stranger, its name alone."""
+    name: str = xp.__name__
+    found = _RECORDS.get(name)
+    return Library(name) if found is None else found
+
+
+def library_name(xp: Namespace) -> str:
+    """Return the name a user knows the library by."""
+    return record(xp).name.removesuffix(".array")
+
+
+# ---------------------------------------------------------------------------------- whose array
+
+
+_REFUSED = (  # kinds of array whose arithmetic is another, and what to pass in their place
+    ("numpy.ma", "MaskedArray", "masked arrays", "its .data, and where=~numpy.ma.getmaskarray(x)"),
+    ("numpy", "matrix", "matrices", "numpy.asarray(x)"),
+)
+_namespaces: dict[type, Namespace | None] = {}
+
+
+def namespace_of(value: object) -> Namespace | None:
+    """Return the array-API namespace of an array, None for anything else."""
+    kind = type(value)
+    if kind in _namespaces:
+        return _namespaces[kind]
+    found = _find_namespace(value)
+    if not is_compiling(found):  # an exported program is to have no side effects
+        _namespaces[kind] = found
+    return found
+
+
+def _find_namespace(value: object) -> Namespace | None:
+    """Find the namespace of an array.
+
+    Not by array-api-compat's array_namespace: any broken module of a library's name breaks that for all libraries, it
+    takes NumPy's arrays of JAX's float0 for JAX's, and Dynamo warns of its cache.
+    """
+    for module, name, kind, instead in _REFUSED:
+        if _is_a(value, module, name):
+            message = f"anynorm takes no {kind}: got one; pass {instead}"
+            raise TypeError(message)
+    if _is_a(value, "torch", "Tensor"):
+        import array_api_compat.torch  # by a statement, since Dynamo traces no other way
+
+        return array_api_compat.torch
+    for library in LIBRARIES:
+        if any(_is_a(value, library.name, kind) for kind in library.kinds):
+            return import_module(library.namespace)
+    found = getattr(value, "__array_namespace__", None)
+    return None if found is None or isinstance(value, type) else found()
+
+
+def _is_a(value: object, module: str, name: str) -> bool:
+    """Whether value is of a class of a module, which nobody has imported where there is no such value.
+
+    What goes by the module's name may be something else: a folder in the working directory, a stub.
+    """
+    kind = getattr(sys.modules.get(module), name, None)
+    return isinstance(kind, type) and isinstance(value, kind)
+
+
+def refusal(xp: Namespace, value: Array) -> tuple[str, str] | None:
+    """Return what keeps an array from being its elements alone, and how to get it rid of that; None where nothing does.
+
+    Dask's arrays of masked blocks are refused as a block by itself would be.
+    """
+    if record(xp).is_lazy:
+        namespace_of(value._meta)  # noqa: SLF001  a block of no elements
+    if library_name(xp) != "torch":
+        return None
+    if value.is_nested:
+        return "nested", "to_padded_tensor(0.0), and where="
+    return None if value.layout is sys.modules["torch"].strided else (f"of layout {value.layout}", "to_dense()")
+
+
+def is_compiling(xp: Namespace | None) -> bool:
+    """Whether torch is tracing the call, to compile or to export it."""
+    return xp is not None and library_name(xp) == "torch" and bool(sys.modules["torch"].compiler.is_compiling())
+
+
+# ---------------------------------------------------------------------------------- dtypes and devices
+
+
+def device_of(xp: Namespace, x: Array) -> Any:
+    """Return x's device, or None where there is nothing to choose."""
+    return x.device if record(xp).has_devices else None
+
+
+def default_dtype(xp: Namespace, x: Array, kind: str) -> Any:
+    """Return the dtype that the library has on x's device for "real floating" or "integral" numbers."""
+    return xp.__array_namespace_info__().default_dtypes(device=device_of(xp, x))[kind]
+
+
+def double(xp: Namespace, x: Array) -> Any:
+    """Return float64 where it is wider than x; JAX has it where it was asked for, and then for all arrays."""
+    library = record(xp)
+    if x.dtype != xp.float32 or library.rounds_anew:
+        return None
+    if library.always_float64:
+        return xp.float64
+    # Asking the namespace for the attribute is not enough.
+    known = xp.__array_namespace_info__().dtypes(kind="real floating", device=device_of(xp, x))
+    return xp.float64 if "float64" in known else None
+
+
+def smallest_square(xp: Namespace, dtype: Any) -> float:
+    """Return the least mean square that is known in a dtype."""
+    return float(xp.finfo(dtype).smallest_normal) * (2.0**9 if record(xp).rounds_anew else 4.0)
+
+
+# ---------------------------------------------------------------------------------- arrays
+
+
+def quiet(xp: Namespace) -> AbstractContextManager[Any]:
+    """Keep NumPy from warning that infinities have no mean: their slice becomes NaN, as in every other library."""
+    if not record(xp).has_scalars:
+        return nullcontext()
+    import numpy as np
+
+    return np.errstate(invalid="ignore")
+
+
+def as_array(value: Any) -> Any:
+    """Return an array of what NumPy turned into a scalar because it has no axes."""
+    xp = None if isinstance(value, int) else namespace_of(value)
+    return xp.asarray(value) if xp is not None and record(xp).has_scalars else value
+
+
+_IN_PLACE = {operator.add: operator.iadd, operator.mul: operator.imul, operator.sub: operator.isub}
+
+
+def reuse(xp: Namespace, operate: Callable[[Any, Any], Any], own: Array, other: Array) -> Array:
+    """Return operate(own, other), written over own, which nobody else has, where arrays are plain memory."""
+    if record(xp).is_memory:
+        operate = _IN_PLACE[operate]
+    return operate(own, other)
+
+
+def has_sizes(xp: Namespace, sizes: Shape | list[Any]) -> bool:
+    """Whether all the sizes are known: some of a Dask array may be NaN."""
+    return not record(xp).is_lazy or all(size == size for size in sizes)  # noqa: PLR0124
+
+
+def shape_along(x: Array, axes: Shape) -> Shape:
+    """Return the shape, of x's rank, of an array that varies along some axes of x alone."""
+    return tuple(size if i in axes else 1 for i, size in enumerate(x.shape))
+
+
+def as_number(xp: Namespace, count: Any, dtype: Any, *, least: int = 0) -> Any:
+    """Return a count as a number that arrays of a dtype meet: one of Python's, or where it is a symbol, the library's.
+
+    A symbol of torch has to stay what it is, or it is one number in what is exported; JAX takes no int of 2**31, and
+    turns its symbols into arrays itself, but of integers.
+    """
+    name = library_name(xp)
+    if isinstance(count, int):
+        count = max(count, least)
+        return count if name == "torch" else float(count)
+    if hasattr(count, "dtype") and name != "torch":
+        return xp.astype(count, dtype)
+    return xp.asarray(count, dtype=dtype) if name == "jax" else count
+
+
+def sharded_as(xp: Namespace, a: Array, like: Array) -> Array:
+    """Return an array sharded as another is, where that is part of its type: on JAX's explicit meshes."""
+    if library_name(xp) != "jax":
+        return a
+    import jax
+
+    sharding, spec = jax.typeof(a).sharding, jax.typeof(like).sharding.spec
+    if sharding.spec == spec:
+        return a
+    return jax.sharding.reshard(a, jax.sharding.NamedSharding(sharding.mesh, spec))
+
+
+def chunked_as(xp: Namespace, y: Array, x: Array) -> Array:
+    """Return y in x's chunks: splitting channels into groups may have moved their boundaries."""
+    return y.rechunk(x.chunks) if record(xp).is_lazy and y.chunks != x.chunks else y
