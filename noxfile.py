@@ -16,6 +16,7 @@ nox.options.default_venv_backend = "virtualenv"
 
 PROJECT = nox.project.load_toml("pyproject.toml")
 WORKERS = ("-n", "3", "--dist", "worksteal")
+ARRAY_API = {"ANYNORM_ENGINE": "array-api"}
 PLAIN = "not compiled and not inductor and not jit and not bench and not engine"  # where there is a choice of engine
 
 
@@ -25,25 +26,35 @@ def install(session: nox.Session, *groups: str) -> None:
     session.install("--no-compile", *nox.project.dependency_groups(PROJECT, *groups), ".")
 
 
-@nox.session
-@nox.parametrize(
-    ("library", "helpers"),
-    [
-        nox.param("numpy", ("numba", "matplotlib", "sklearn", "PIL", "scipy", "rich"), id="numpy"),
-        nox.param("array_api_strict", (), id="strict"),
-        nox.param("torch", ("numba",), id="torch"),
-        nox.param("jax", ("flax",), id="jax"),
-        nox.param("dask", ("distributed",), id="dask"),
-    ],
-)
-def tests(session: nox.Session, library: str, helpers: tuple[str, ...]) -> None:
-    """Test one array library, against float64 and against its own norms: by its engine, and by array-API code."""
+def test(session: nox.Session, library: str, helpers: tuple[str, ...], *options: str) -> None:
+    """Run the tests of one array library."""
     install(session, "test", library)
     needed = [f"--library={name}" for name in (library, *helpers)]
-    session.run("pytest", *WORKERS, "--slow", *needed, *session.posargs)
-    if library in ("torch", "jax"):  # NumPy's array-API code is tested where no engine is installed, by minimums
-        array_api = {"ANYNORM_ENGINE": "array-api"}
-        session.run("pytest", *WORKERS, f"--library={library}", "-k", PLAIN, *session.posargs, env=array_api)
+    session.run("pytest", *WORKERS, *needed, *options, *session.posargs)
+
+
+LIBRARIES = [  # an array library, and what else its tests need
+    nox.param("numpy", ("numba", "matplotlib", "sklearn", "PIL", "scipy", "rich"), id="numpy"),
+    nox.param("array_api_strict", (), id="strict"),
+    nox.param("torch", ("numba",), id="torch"),
+    nox.param("jax", ("flax",), id="jax"),
+    nox.param("dask", ("distributed",), id="dask"),
+]
+
+
+@nox.session
+@nox.parametrize(("library", "helpers"), LIBRARIES)
+def tests(session: nox.Session, library: str, helpers: tuple[str, ...]) -> None:
+    """Test one array library, against float64 and against its own norms."""
+    test(session, library, helpers)
+
+
+@nox.session(default=False, tags=["full"])
+@nox.parametrize(("library", "helpers"), LIBRARIES)
+def full(session: nox.Session, library: str, helpers: tuple[str, ...]) -> None:
+    """Test everything of one array library, in every use, by its engine and by array-API code: before a release."""
+    test(session, library, helpers, "--slow")
+    session.run("pytest", *WORKERS, f"--library={library}", "-k", PLAIN, *session.posargs, env=ARRAY_API)
 
 
 @nox.session(name="tests(cupy)")
@@ -60,7 +71,7 @@ def cupy(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Time every norm beside the native ones, or with `-- --against REVISION` beside another revision."""
     install(session, "bench")
-    session.run("python", "-m", "anynorm", "bench", *session.posargs)
+    session.run("python", "-m", "bench", *session.posargs, env={"PYTHONPATH": "tests"})
 
 
 @nox.session(default=False)
@@ -82,7 +93,7 @@ def bare(session: nox.Session) -> None:
 def minimums(session: nox.Session) -> None:
     """Test the lowest versions that the package says it supports."""
     install(session, "test", "minimums")
-    session.run("pytest", *WORKERS, "--library", "numpy", "--library", "dask")
+    session.run("pytest", *WORKERS, "--library", "numpy", "--library", "dask", *session.posargs)
 
 
 @nox.session
@@ -104,6 +115,7 @@ def typecheck(session: nox.Session) -> None:
 def docs(session: nox.Session) -> None:
     """Build the docs, and run every example in them, in the docstrings and in the README."""
     install(session, "docs")
-    session.run("sphinx-build", "-E", "-W", "--keep-going", "-b", "html", "docs", "docs/_build/html")
-    session.run("sphinx-build", "-W", "--keep-going", "-b", "doctest", "docs", "docs/_build/doctest")
+    read = ("-W", "--keep-going", "-d", "docs/_build/read", "docs")  # once, for both
+    session.run("sphinx-build", "-E", "-b", "html", *read, "docs/_build/html")
+    session.run("sphinx-build", "-b", "doctest", *read, "docs/_build/doctest")
     session.run("python", "-W", "error", "-m", "doctest", "README.md")

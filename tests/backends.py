@@ -25,6 +25,7 @@ class Backend:
     floats: tuple[str, ...] = (*FLOATS, "float16")
     default_float: str = "float64"
     variant: bool = False  # a library that is also under test in its plain, eager use
+    exhaustive: bool = False  # runs what another use of the library runs too: in a few files, and in all with --slow
 
     def array(self, a: Any, dtype: str | None = None) -> Any:
         """Return an array of the library; dtype may be one that NumPy lacks."""
@@ -219,8 +220,8 @@ BACKENDS = (
     Strict("strict", "array_api_strict", FLOATS),
     NoFloat64("strict-no-float64", "array_api_strict", ("float32",), "float32"),
     Torch("torch", "torch", _HALF, "float32"),
-    Compiled("torch-compiled", "torch", _HALF, "float32", variant=True),
-    Jax("jax", "jax", _HALF, "float32"),
+    Compiled("torch-compiled", "torch", _HALF, "float32", variant=True, exhaustive=True),
+    Jax("jax", "jax", _HALF, "float32", exhaustive=True),
     Jitted("jax-jit", "jax", _HALF, "float32", variant=True),
     Dask("dask", "dask"),
     Cupy("cupy", "cupy"),

@@ -14,9 +14,12 @@ from backends import BACKENDS, usable
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 
 
+ALL_USES = ("test_norms", "test_running")  # where every use of a library is tested by default: each has to be compiled
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--library", action="append", help="test this array library alone; it has to be usable")
-    parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
+    parser.addoption("--slow", action="store_true", help="also run the tests marked slow, and every test in every use")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -53,7 +56,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "xp" in metafunc.fixturenames:
         eager = metafunc.definition.get_closest_marker("eager") is not None
         under_test = libraries(metafunc.config)
+        all_uses = (
+            eager or metafunc.config.getoption("--slow") or metafunc.module.__name__.rpartition(".")[2] in ALL_USES
+        )
         chosen = [b for b in BACKENDS if b.library in under_test and not (eager and b.variant)]
+        chosen = [b for b in chosen if all_uses or not b.exhaustive]
         mark = metafunc.definition.get_closest_marker("dtypes")
         if mark is None:
             metafunc.parametrize("xp", chosen, ids=[b.name for b in chosen])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 import anynorm
+from anynorm._cli.reference import centred, exact, shared, widen  # noqa: F401 (the tests have centred from here)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,42 +41,16 @@ def data(kind: str, shape: tuple[int, ...], dtype: str = "float32", seed: int = 
 # ------------------------------------------------------------------------------------------------ the oracle
 
 
-def widen(x: np.ndarray) -> np.ndarray:
-    """Return x in a dtype with digits to spare."""
-    return x.astype(np.longdouble if x.dtype.itemsize > 4 else np.float64)
-
-
-def centred(x: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
-    """Return x less its mean, exactly: the offset goes first, since the widest float too has a last place."""
-    d = widen(x)
-    d = d - d.mean(axis=axes, keepdims=True)
-    return d - d.mean(axis=axes, keepdims=True)
-
-
 def standardized(x: np.ndarray, axes: tuple[int, ...], eps: float, *, rms: bool = False) -> np.ndarray:
     """Return x with mean 0 and variance 1 over axes; constant slices are 0."""
-    d = widen(x) if rms else centred(x, axes)
-    deviation = np.sqrt((d * d).mean(axis=axes, keepdims=True) + eps)
-    return d / np.where(deviation > 0, deviation, 1)
+    return exact(x, axes, eps=eps, rms=rms)[0]
 
 
 def gradient(
     x: np.ndarray, g: np.ndarray, axes: tuple[int, ...], eps: float = 1e-5, *, rms: bool = False, mask: Any = True
 ) -> np.ndarray:
     """Return the gradient of sum(standardized(x) * g), of what the mask shows and 0 elsewhere."""
-    mask = np.broadcast_to(mask, x.shape)
-    count = np.maximum(mask.sum(axis=axes, keepdims=True), 1)
-
-    def mean(a: np.ndarray) -> np.ndarray:
-        return np.where(mask, a, 0).sum(axis=axes, keepdims=True) / count
-
-    d, g = np.where(mask, widen(x), 0), np.where(mask, g, 0).astype(widen(x).dtype)
-    for _ in range(0 if rms else 2):
-        d = np.where(mask, d - mean(d), 0)
-    deviation = np.sqrt(mean(d * d) + eps)
-    rstd = 1 / np.where(deviation > 0, deviation, np.inf)
-    y = d * rstd
-    return np.where(mask, rstd * (g - (0 if rms else mean(g)) - y * mean(g * y)), 0)
+    return exact(x, axes, g, eps=eps, rms=rms, mask=mask)[0]
 
 
 @dataclass(frozen=True)
@@ -124,18 +100,18 @@ NORMS = (
     Norm(
         "layer_norm",
         lambda x, of=anynorm, **k: of.layer_norm(x, axis=tuple(range(1, x.ndim)), **k),
-        lambda n: tuple(range(1, n)),
+        partial(shared, "layer"),
     ),
     Norm("layer_norm last axis", lambda x, of=anynorm, **k: of.layer_norm(x, **k), lambda n: (n - 1,)),
     Norm("rms_norm", lambda x, of=anynorm, **k: of.rms_norm(x, **k), lambda n: (n - 1,), rms=True),
     Norm(
         "group_norm",
         lambda x, of=anynorm, **k: of.group_norm(x, GROUPS, **k),
-        lambda n: tuple(range(2, n + 1)),
+        lambda n: shared("group", n + 1),
         GROUPS,
     ),
-    Norm("instance_norm", lambda x, of=anynorm, **k: of.instance_norm(x, **k), lambda n: tuple(range(2, n))),
-    Norm("batch_norm", lambda x, of=anynorm, **k: of.batch_norm(x, **k), lambda n: (0, *range(2, n))),
+    Norm("instance_norm", lambda x, of=anynorm, **k: of.instance_norm(x, **k), partial(shared, "instance")),
+    Norm("batch_norm", lambda x, of=anynorm, **k: of.batch_norm(x, **k), partial(shared, "batch")),
 )
 
 # ------------------------------------------------------------------------------------------------ tolerances

@@ -14,24 +14,31 @@ import numpy as np
 import pytest
 
 import anynorm
-import anynorm.__main__ as cli
-from anynorm import _bench, _bench_cases, _bench_revisions
-from anynorm._bench_cases import Case
+import bench.__main__ as cli
+from anynorm._cli.reference import Found
+from anynorm._engines.choice import choice
 from anynorm._install import install
+from bench import arguments as options
+from bench import calls, figures, plot, report, revisions, rivals
+from bench import clock as clocks
+from bench import verdict as verdicts
+from bench.cases import HALF, LIBRARIES, Case, cases_of, of_sizes
+from bench.results import Result, measure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-LIBRARIES = [pytest.param(name, marks=pytest.mark.library(name)) for name in _bench_cases.LIBRARIES]
+INSTALLED = [pytest.param(name, marks=pytest.mark.library(name)) for name in LIBRARIES]
 HERE = Path(anynorm.__file__).parents[1]
 QUICK = ("--quick", "--rounds", "1", "--library", "numpy", "--only", "numpy rms 8x64 float32 first forward all")
-CHECKOUT = Path(__file__).parents[1]
+TESTS = Path(__file__).parent
+CHECKOUT = TESTS.parent
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     """Run what has to be refused, and return what is said."""
     with pytest.raises(SystemExit) as exit_:
-        cli.main(["bench", *arguments])
+        cli.main([*arguments])
     out, err = capsys.readouterr()
     assert exit_.value.code == 2
     assert not out
@@ -70,11 +77,11 @@ def plain_promotion() -> Iterator[None]:
 
 def results(case: Case) -> dict[str, Any]:
     """Return what every call of a case returns, as NumPy arrays of ours' shape."""
-    given = _bench_cases.draw(case)
-    others, missing = _bench_cases.rivals(case, given)
+    given = calls.draw(case)
+    others, missing = rivals.rivals(case, given)
     assert all(line.endswith("is not installed") for line in missing), missing
-    with _bench_cases.threads(case):
-        found = {name: call() for name, call in {"anynorm": _bench_cases.ours(case, given), **others}.items()}
+    with calls.threads(case):
+        found = {name: call() for name, call in {"anynorm": calls.ours(case, given), **others}.items()}
     return {name: [as_numpy(a) for a in (y if isinstance(y, tuple) else (y,))] for name, y in found.items()}
 
 
@@ -82,9 +89,9 @@ def as_numpy(a: Any) -> Any:
     return np.asarray(a.detach() if hasattr(a, "detach") else a)
 
 
-@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("library", INSTALLED)
 def test_the_calls_of_a_case_compute_the_same(library: str) -> None:
-    cases = dict.fromkeys(map(shrunk, _bench_cases.cases(library)))
+    cases = dict.fromkeys(map(shrunk, cases_of(library)))
     # Compiling takes JAX its time: one way of running for each kind of work.
     for case in (case for case in cases if library != "jax" or (case.mode == "jit") == (case.work == "both")):
         found = results(case)
@@ -100,13 +107,13 @@ def test_the_calls_of_a_case_compute_the_same(library: str) -> None:
                 assert abs(ours - same).max() < 1e-5, (case.name, name)
 
 
-@pytest.mark.parametrize("library", _bench_cases.LIBRARIES)
+@pytest.mark.parametrize("library", LIBRARIES)
 def test_the_cases_cover_what_is_promised(library: str) -> None:
-    cases = _bench_cases.cases(library)
+    cases = cases_of(library)
     assert len(cases) == len({case.name for case in cases}) == len(set(cases))
     assert {case.norm for case in cases} == {"batch", "instance", "group", "layer", "rms"}
     assert {case.work for case in cases} == {"forward", "both"}
-    assert {case.dtype for case in cases} == {"float32", _bench_cases.HALF[library]}
+    assert {case.dtype for case in cases} == {"float32", HALF[library]}
     assert {case.mode for case in cases} == ({"eager", "jit"} if library == "jax" else {"all", "one"})
     assert min(case.bytes for case in cases if case.dtype == "float32") == 8 * 64 * 4
     if library != "jax":
@@ -115,23 +122,23 @@ def test_the_cases_cover_what_is_promised(library: str) -> None:
 
 
 def test_every_figure_is_of_a_case_that_is_timed() -> None:
-    timed = {case for library in _bench_cases.LIBRARIES for case in _bench_cases.cases(library)}
-    assert [figure.case.name for figure in _bench.figures() if figure.case not in timed] == []
+    timed = {case for library in LIBRARIES for case in cases_of(library)}
+    assert [figure.case.name for figure in figures.figures() if figure.case not in timed] == []
 
 
 def test_figures_are_timed_alone() -> None:
-    numpy = [_bench.Library("numpy", "2.0", None)]
-    names = {figure.case.name for figure in _bench.figures() if figure.case.library == "numpy"}
-    assert {case.name for case in _bench.chosen(numpy, None, quick=False, figured=True)} == names
+    numpy = [Found("numpy", "2.0", None)]
+    names = {figure.case.name for figure in figures.figures() if figure.case.library == "numpy"}
+    assert {case.name for case in cli.chosen(numpy, None, quick=False, figured=True)} == names
 
 
 @pytest.mark.library("torch")
 def test_the_memory_of_channels_last_is_so() -> None:
     import torch
 
-    (x, *_) = _bench_cases.draw(Case("torch", "batch", (2, 16, 3, 5), layout="last"))
+    (x, *_) = calls.draw(Case("torch", "batch", (2, 16, 3, 5), layout="last"))
     assert x.is_contiguous(memory_format=torch.channels_last)
-    copy = _bench_cases.copying(Case("torch", "batch", (2, 16, 3, 5), layout="last"), x)()
+    copy = rivals.copying(Case("torch", "batch", (2, 16, 3, 5), layout="last"), x)()
     assert copy.stride() == x.stride()
 
 
@@ -140,18 +147,18 @@ def test_one_thread_is_one_of_torch_and_of_ours_and_is_undone() -> None:
     import torch
 
     before = torch.get_num_threads()
-    with _bench_cases.threads(Case("torch", "batch", (2, 2), mode="one")):
+    with calls.threads(Case("torch", "batch", (2, 2), mode="one")):
         assert torch.get_num_threads() == 1
-        assert anynorm._engines.threads_asked.get() == 1
+        assert choice().threads == 1
     assert torch.get_num_threads() == before
-    assert anynorm._engines.threads_asked.get() is None
+    assert choice().threads is None
 
 
 def test_extra_memory_is_what_the_result_does_not_hold() -> None:
     x = np.ones(10**6)
-    assert _bench_cases.extra_bytes(lambda: x + 1) < 10_000  # type: ignore[operator]
-    assert 8e6 < _bench_cases.extra_bytes(lambda: (x + 1) * (x + 2)) + 1e4 < 9e6  # type: ignore[operator]
-    assert _bench_cases.extra_bytes(lambda: x) is None
+    assert clocks.extra_bytes(lambda: x + 1) < 10_000  # type: ignore[operator]
+    assert 8e6 < clocks.extra_bytes(lambda: (x + 1) * (x + 2)) + 1e4 < 9e6  # type: ignore[operator]
+    assert clocks.extra_bytes(lambda: x) is None
 
 
 # ------------------------------------------------------------------------------------------------ the clock
@@ -180,7 +187,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     fake = Clock()
-    monkeypatch.setattr(_bench_cases, "clock", fake)
+    monkeypatch.setattr(clocks, "clock", fake)
     return fake
 
 
@@ -190,14 +197,14 @@ WARM = (9.0,) * 5  # the calls before the first round, of which one is by the wa
 @pytest.fixture
 def faked(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Clock:
     """Have every case take the same fake times."""
-    calls = {
+    competing = {
         "native": clock.call(*WARM[1:], 0.3, 0.5, 9.0),
         "textbook": clock.call(*WARM[1:], 1.0),
         "copy": clock.call(*WARM[1:], 0.1),
         "copy again": clock.call(*WARM[1:], 0.125),
     }
-    monkeypatch.setattr(_bench_cases, "rivals", lambda *_: (dict(calls), ["numpy has no onnxruntime: not installed"]))
-    monkeypatch.setattr(_bench_cases, "ours", lambda *_: clock.call(*WARM, 0.2, 7.0, 0.25))
+    monkeypatch.setattr(rivals, "rivals", lambda *_: (dict(competing), ["numpy has no onnxruntime: not installed"]))
+    monkeypatch.setattr(calls, "ours", lambda *_: clock.call(*WARM, 0.2, 7.0, 0.25))
     return clock
 
 
@@ -205,7 +212,7 @@ def faked(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Clock:
 def test_every_ratio_is_of_the_medians(capsys: pytest.CaptureFixture[str]) -> None:
     name = "numpy layer 8x64 float32 first forward all"
     only = ("--library", "numpy", "--only", name, "--rounds", "3")
-    assert cli.main(["bench", "--json", *only]) == 0
+    assert cli.main(["--json", *only]) == 0
     (case,) = json.loads(capsys.readouterr().out)["cases"]
     assert case["seconds"] == pytest.approx({"anynorm": 0.25, "native": 0.5, "textbook": 1, "copy": 0.1})
     assert case["ratios"] == {
@@ -226,7 +233,7 @@ def test_the_tables_say_what_was_measured(
     if not rich:
         monkeypatch.setitem(sys.modules, "rich", None)
     name = "numpy layer 8x64 float32 first forward all"
-    assert cli.main(["bench", "--library", "numpy", "--only", name, "--rounds", "3"]) == 0
+    assert cli.main(["--library", "numpy", "--only", name, "--rounds", "3"]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     case = ["numpy", "layer", "8x64", "float32"]
     wished = ["at", "least", "1", "4.00", "20.0%", "reached"]
@@ -242,35 +249,35 @@ def test_the_tables_say_what_was_measured(
 def test_a_figure_that_is_missed_is_said_and_decides_nothing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(_bench_cases, "draw", lambda _: _bench_cases.Given(np.zeros(2)))
+    monkeypatch.setattr(calls, "draw", lambda _: calls.Given(np.zeros(2)))
     only = ("--library", "numpy", "--only", "numpy batch 32x64x56x56 float32 first forward all", "--rounds", "3")
-    assert cli.main(["bench", *only]) == 0
+    assert cli.main([*only]) == 0
     out = capsys.readouterr().out
     assert "2 of 3 figures MISSED, 13 not measured." in out  # the extra memory of the fake is small
 
 
 def test_quick_calls_are_repeated_inside_a_measurement(clock: Clock) -> None:
     calls = {"quick": clock.call(3e-4), "slow": clock.call(0.5)}
-    assert _bench_cases.warm(calls["quick"]) == 4
-    assert _bench_cases.warm(calls["slow"]) == 1
-    measured, failed = _bench_cases.race(calls, 4)
+    assert clocks.warm(calls["quick"]) == 4
+    assert clocks.warm(calls["slow"]) == 1
+    measured, failed = clocks.race(calls, 4)
     assert measured == {"quick": [pytest.approx(3e-4)] * 4, "slow": [pytest.approx(0.5)] * 4}
     assert not failed
 
 
 def test_rounds_end_with_their_number_or_with_the_time(clock: Clock) -> None:
     def rounds(seconds: float, asked: int | None = None) -> int:
-        return len(_bench_cases.race({"a": clock.call(seconds)}, asked)[0]["a"])
+        return len(clocks.race({"a": clock.call(seconds)}, asked)[0]["a"])
 
-    assert rounds(1e-3) == _bench_cases.ROUNDS
-    assert rounds(100.0) == _bench_cases.FEWEST
+    assert rounds(1e-3) == clocks.ROUNDS
+    assert rounds(100.0) == clocks.FEWEST
     assert rounds(100.0, 8) == 8
 
 
 def test_every_call_runs_once_a_round_in_an_order_that_changes() -> None:
     order: list[str] = []
     calls = {name: lambda name=name: order.append(name) or 1.0 for name in "abcd"}  # type: ignore[misc,func-returns-value]
-    _bench_cases.interleaved(calls, 6)
+    clocks.interleaved(calls, 6)
     rounds = ["".join(order[i : i + 4]) for i in range(0, 24, 4)]
     assert {"".join(sorted(each)) for each in rounds} == {"abcd"}
     assert len(set(rounds)) > 1
@@ -281,20 +288,20 @@ def test_a_rival_that_refuses_is_left_out_with_a_note() -> None:
         message = "not for Half\nmore"
         raise RuntimeError(message)
 
-    measured, failed = _bench_cases.race({"native": refuse, "copy": lambda: None}, 2)
+    measured, failed = clocks.race({"native": refuse, "copy": lambda: None}, 2)
     assert list(measured) == ["copy"]
     assert failed == {"native": "RuntimeError: not for Half"}
 
 
-@pytest.mark.parametrize("render", [_bench.tables, lambda r: _bench.as_json(r, [], {})], ids=["tables", "json"])
+@pytest.mark.parametrize("render", [report.tables, lambda r: report.as_json(r, [], {})], ids=["tables", "json"])
 def test_a_case_that_fails_is_reported(render: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any) -> Any:
         message = "broken"
         raise ValueError(message)
 
-    monkeypatch.setattr(_bench_cases, "ours", lambda *_: refuse)
+    monkeypatch.setattr(calls, "ours", lambda *_: refuse)
     case = Case("numpy", "layer", (8, 64))
-    result = _bench.measure(case, 1)
+    result = measure(case, 1)
     assert result.notes == ("numpy layer 8x64 float32 first forward all: anynorm fails: ValueError: broken",)
     assert result.ratio("native", "anynorm") is None
     assert render([result])
@@ -304,7 +311,7 @@ def test_a_case_that_fails_is_reported(render: Callable[..., Any], monkeypatch: 
 
 
 def test_json_has_the_documented_structure(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["bench", "--json", *QUICK]) == 0
+    assert cli.main(["--json", *QUICK]) == 0
     document = json.loads(capsys.readouterr().out)
     assert set(document) == {"anynorm", "machine", "libraries", "figures", "cases"}
     (case,) = document["cases"]
@@ -314,11 +321,11 @@ def test_json_has_the_documented_structure(capsys: pytest.CaptureFixture[str]) -
     assert document["machine"]["engines"] == case["engines"] == ["array-api"]
     assert document["machine"]["versions"]["numpy"] == np.__version__
     keys = {*document, *case, *document["machine"], *document["libraries"][0], *document["figures"][0]}
-    assert [key for key in keys if key not in _bench.DETAILS] == []
+    assert [key for key in keys if key not in options.DETAILS] == []
 
 
 def test_the_report_starts_with_the_machine(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["bench", *QUICK]) == 0
+    assert cli.main([*QUICK]) == 0
     title, where, *_ = capsys.readouterr().out.splitlines()
     assert title == f"anynorm {anynorm.__version__} bench"
     assert f"numpy {np.__version__}" in where
@@ -330,10 +337,10 @@ def test_the_help_fits_a_terminal_and_documents_every_key(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit) as exit_:
-        cli.main(["bench", "--help"])
+        cli.main(["--help"])
     assert exit_.value.code == 0
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
-    assert [key for key in _bench_revisions.Compared._fields if key not in _bench.DETAILS] == []
+    assert [key for key in verdicts.Compared._fields if key not in options.DETAILS] == []
 
 
 REFUSED = {
@@ -361,7 +368,7 @@ def test_bad_arguments_are_refused(kind: str, capsys: pytest.CaptureFixture[str]
 def test_a_plot_without_matplotlib_is_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(_bench, "version", lambda _: None)
+    monkeypatch.setattr(options, "version", lambda _: None)
     said = refusal(capsys, "--plot", str(tmp_path / "a.svg"))
     assert "--plot needs matplotlib, which is not installed: pip install matplotlib" in said
 
@@ -382,7 +389,7 @@ def test_missing_libraries_are_said_in_a_line(
 ) -> None:
     missing(monkeypatch, "torch", "jax", "onnxruntime", "onnx")
     rounds = ("--rounds", "1", "--only", "layer 8x64 float32 first forward all")
-    assert cli.main(["bench", *rounds]) == 0
+    assert cli.main([*rounds]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert f"torch  not installed ({install('torch')})" in lines
     assert f"jax    not installed ({install('jax')})" in lines
@@ -390,28 +397,37 @@ def test_missing_libraries_are_said_in_a_line(
     assert "numpy has no onnxruntime: onnx is not installed" in lines
 
 
+def imported(module: str, names: set[str]) -> list[str]:
+    """Return which of these the import of a module imports."""
+    code = f"import sys; sys.path.append({str(TESTS)!r}); import {module}; print(*{names} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    return done.stdout.split()
+
+
 def test_no_library_is_imported_before_it_is_needed() -> None:
     names = {"numpy", "torch", "jax", "flax", "numba", "matplotlib", "rich", "onnxruntime"}
-    code = f"import sys, anynorm.__main__; print(*{names} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
-    assert not done.stdout.strip()
+    assert imported("bench.__main__", names) == []
+
+
+def test_a_worker_meets_the_package_by_its_public_names_alone() -> None:
+    assert imported("bench.worker", {"anynorm"}) == []  # another revision may have nothing of what this one has
 
 
 @pytest.mark.library("matplotlib")
 @pytest.mark.parametrize("suffix", ["svg", "png"])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what matplotlib uses
 def test_the_plot_is_of_time_per_byte_against_size(suffix: str, tmp_path: Path) -> None:
-    timed = [case for library in ("numpy", "torch") for case in _bench_cases.of_sizes(library)]
-    measured = [_bench.Result(case, dict.fromkeys(_bench.STYLES, case.bytes * 2e-9)) for case in timed]
-    drawn = _bench.drawn(measured)
+    timed = [case for library in ("numpy", "torch") for case in of_sizes(library)]
+    measured = [Result(case, dict.fromkeys(plot.STYLES, case.bytes * 2e-9)) for case in timed]
+    drawn = plot.drawn(measured)
     for panel in drawn.axes:
         assert panel.get_xscale() == panel.get_yscale() == "log"
-        assert len(panel.lines) == len(_bench.STYLES)
+        assert len(panel.lines) == len(plot.STYLES)
         for line in panel.lines:
             assert line.get_ydata() == pytest.approx([2.0] * 5)
             assert (min(line.get_xdata()), max(line.get_xdata())) == (2048, 2**28)
     file = tmp_path / f"speed.{suffix}"
-    _bench.plot(measured, str(file))
+    plot.plot(measured, str(file))
     assert file.stat().st_size > 1000
 
 
@@ -420,12 +436,12 @@ def test_the_plot_is_of_time_per_byte_against_size(suffix: str, tmp_path: Path) 
 CASE = Case("numpy", "rms", (8, 64))
 
 
-def weighed(ours: float, *theirs: float, scatter: float = 0.0) -> _bench_revisions.Compared:
+def weighed(ours: float, *theirs: float, scatter: float = 0.0) -> verdicts.Compared:
     """Return a case of these medians, whose rounds scatter by so much."""
     spread = (1 - scatter, 1 - scatter / 2, 1, 1 + scatter / 2, 1 + scatter)
     names = ("ours", "theirs", "theirs again")
     times = {name: [m * s for s in spread] for name, m in zip(names, (ours, *theirs), strict=True)}
-    return _bench_revisions.weigh(CASE, times)
+    return verdicts.weigh(CASE, times)
 
 
 @pytest.mark.parametrize(
@@ -440,7 +456,7 @@ def weighed(ours: float, *theirs: float, scatter: float = 0.0) -> _bench_revisio
     ],
 )
 def test_the_verdict_is_by_the_noise_measured(times: tuple[float, ...], scatter: float, verdict: str) -> None:
-    (row,) = _bench_revisions.judge([weighed(*times, scatter=scatter)])
+    (row,) = verdicts.judge([weighed(*times, scatter=scatter)])
     assert row.verdict == verdict
     assert row.ratio == pytest.approx(times[0] / (times[1] * times[2]) ** 0.5)
     assert row.noise >= row.apart == pytest.approx(times[2] / times[1] - 1)
@@ -448,8 +464,8 @@ def test_the_verdict_is_by_the_noise_measured(times: tuple[float, ...], scatter:
 
 def test_the_noise_of_the_other_cases_counts() -> None:
     quiet = weighed(1.2, 1.0, 1.0)
-    assert _bench_revisions.judge([quiet])[0].verdict == "slower"
-    rows = _bench_revisions.judge([quiet, weighed(1.0, 1.0, 1.3), weighed(1.0, 1.3, 1.0)])
+    assert verdicts.judge([quiet])[0].verdict == "slower"
+    rows = verdicts.judge([quiet, weighed(1.0, 1.0, 1.3), weighed(1.0, 1.3, 1.0)])
     assert [row.verdict for row in rows] == ["same"] * 3
 
 
@@ -463,7 +479,7 @@ def checkout(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("checkout")
 def test_the_revision_and_what_runs_are_compared(capsys: pytest.CaptureFixture[str]) -> None:
-    status = cli.main(["bench", "--json", "--against", "HEAD", *QUICK])
+    status = cli.main(["--json", "--against", "HEAD", *QUICK])
     document = json.loads(capsys.readouterr().out)
     assert set(document) == {"anynorm", "machine", "against", "slower", "cases"}
     assert document["against"]["revision"] == "HEAD"
@@ -480,10 +496,10 @@ def test_the_revision_and_what_runs_are_compared(capsys: pytest.CaptureFixture[s
 def test_the_exit_status_says_whether_anything_is_slower(
     verdict: str, status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    row = _bench_revisions.Compared(CASE, 1.0, 2.0, 0.5, verdict=verdict, note="said")
-    monkeypatch.setattr(_bench_revisions, "commit_of", lambda _: "0" * 40)
-    monkeypatch.setattr(_bench_revisions, "run", lambda *_: [row])
-    assert cli.main(["bench", "--against", "main", *QUICK]) == status
+    row = verdicts.Compared(CASE, 1.0, 2.0, 0.5, verdict=verdict, note="said")
+    monkeypatch.setattr(revisions, "commit_of", lambda _: "0" * 40)
+    monkeypatch.setattr(revisions, "run", lambda *_: [row])
+    assert cli.main(["--against", "main", *QUICK]) == status
     out = capsys.readouterr().out
     assert f"bench, against main ({'0' * 12})" in out
     assert f"Of 1 cases: 1 {verdict}." in out
@@ -512,13 +528,13 @@ def test_without_git_it_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pyte
 
 @pytest.mark.usefixtures("checkout")
 def test_a_revision_is_unpacked_as_it_was(tmp_path: Path) -> None:
-    folder = _bench_revisions.unpack(_bench_revisions.commit_of("HEAD"), tmp_path)
+    folder = revisions.unpack(revisions.commit_of("HEAD"), tmp_path)
     shown = subprocess.run(["git", "show", "HEAD:src/anynorm/_norms.py"], capture_output=True, check=True)
     assert (folder / "anynorm" / "_norms.py").read_bytes() == shown.stdout
 
 
 def test_a_worker_answers_one_measurement_at_a_time() -> None:
-    with _bench_revisions.Worker(HERE) as worker:
+    with revisions.Worker(HERE) as worker:
         assert worker.ask(open=CASE)["times"] > 1
         assert worker.seconds(3) > 0
         assert "no_such_norm" in worker.ask(open=CASE._replace(norm="no_such"))["error"]
@@ -529,11 +545,11 @@ def test_a_worker_answers_one_measurement_at_a_time() -> None:
 
 def test_a_worker_of_another_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="the worker was to import anynorm from"):
-        _bench_revisions.Worker(tmp_path)
+        revisions.Worker(tmp_path)
 
 
 def test_a_worker_that_ends_says_so() -> None:
-    worker = _bench_revisions.Worker(HERE)
+    worker = revisions.Worker(HERE)
     worker.process.kill()
     with pytest.raises(RuntimeError, match="a worker ended before it answered, with status -9"):
         worker.ask(open=CASE)
@@ -544,9 +560,9 @@ def test_what_only_one_revision_does_is_new_or_failed() -> None:
     fine = SimpleNamespace(ask=lambda **_: {"times": 1}, seconds=lambda _: 1.0)
     broken = SimpleNamespace(ask=lambda **_: {"error": "AttributeError: none"})
     workers: dict[str, Any] = {"ours": fine, "theirs": broken, "theirs again": broken}
-    row = _bench_revisions.compare(CASE, workers, 2)
+    row = revisions.compare(CASE, workers, 2)
     assert (row.verdict, row.note, row.ratio) == ("new", "theirs: AttributeError: none", None)
-    row = _bench_revisions.compare(CASE, {**workers, "ours": broken}, 2)
+    row = revisions.compare(CASE, {**workers, "ours": broken}, 2)
     assert (row.verdict, row.note) == ("failed", "ours: AttributeError: none")
-    assert _bench_revisions.compare(CASE, dict.fromkeys(workers, fine), 2).ratio == 1
-    assert _bench_revisions.judge([row]) == [row]
+    assert revisions.compare(CASE, dict.fromkeys(workers, fine), 2).ratio == 1
+    assert verdicts.judge([row]) == [row]

@@ -17,20 +17,22 @@ import numpy as np
 import pytest
 
 import anynorm
-import anynorm.__main__ as cli
+import anynorm._cli as cli
+from anynorm._cli import check, data, findings, reference
+from anynorm._cli import report as printing
 from anynorm._install import install
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-LIBRARIES = [pytest.param(name, marks=pytest.mark.library(name)) for name in cli.LIBRARIES]
+LIBRARIES = [pytest.param(name, marks=pytest.mark.library(name)) for name in reference.LIBRARIES]
 RENDERERS = ["plain", *(["rich"] if importlib.util.find_spec("rich") else [])]
 KEYS = {"library", "norm", "offset", "dtype", "error", "bound", "native_error", "difference", "kept", "engine", "note"}
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "SHAPE", (4, 6, 5, 5))
+    monkeypatch.setattr(data, "SHAPE", (4, 6, 5, 5))
     monkeypatch.setenv("TERM", "dumb")  # has no colours, which a terminal shows under pytest -s
 
 
@@ -41,12 +43,12 @@ def only(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     def hide(*kept: str) -> None:
         def load(name: str) -> Any:
             root = name.partition(".")[0]
-            if root in cli.LIBRARIES and root not in ("numpy", *kept):
+            if root in reference.LIBRARIES and root not in ("numpy", *kept):
                 message = f"No module named {root!r}"
                 raise ModuleNotFoundError(message, name=root)
             return import_module(name)
 
-        monkeypatch.setattr(cli, "import_module", load)
+        monkeypatch.setattr(reference, "import_module", load)
 
     return hide
 
@@ -105,9 +107,9 @@ def test_every_promise_is_kept(
     assert document["gradients"] is bool(options)
     assert document["kept"] is True
     rows = [row for row in document["rows"] if row["library"] == library]
-    assert [(row["norm"], row["offset"]) for row in rows] == [(n, o) for n in cli.OURS for o in (0, 1e4)]
+    assert [(row["norm"], row["offset"]) for row in rows] == [(n, o) for n in check.OURS for o in (0, 1e4)]
     for row in rows:
-        assert row["error"] <= row["bound"] == pytest.approx(cli.ERROR)
+        assert row["error"] <= row["bound"] == pytest.approx(check.ERROR)
         assert row["kept"] is True
         assert row["note"] is None
         assert row["dtype"] == "float32"
@@ -121,7 +123,7 @@ def test_json_has_the_documented_structure(only: Callable[..., None], capsys: py
     assert set(document) == {"anynorm", "kept", "gradients", "data", "libraries", "engines", "rows"}
     assert document["anynorm"] == anynorm.__version__
     assert document["data"] == {"file": None, "dtype": "float32", "shape": [4, 6, 5, 5], "channel_axis": 1}
-    assert [library["name"] for library in document["libraries"]] == list(cli.LIBRARIES)
+    assert [library["name"] for library in document["libraries"]] == list(reference.LIBRARIES)
     assert all(set(library) == {"name", "version", "problem", "native"} for library in document["libraries"])
     assert all(set(row) == KEYS for row in document["rows"])
 
@@ -133,7 +135,7 @@ def test_the_command_runs_as_a_module() -> None:
     assert done.returncode == 0, [row for row in document["rows"] if not row["kept"]] or done.stderr
     usable = [library["name"] for library in document["libraries"] if library["problem"] is None]
     assert [(r["library"], r["norm"], r["offset"]) for r in document["rows"]] == [
-        (library, norm, offset) for library in usable for norm in cli.OURS for offset in cli.OFFSETS
+        (library, norm, offset) for library in usable for norm in check.OURS for offset in data.OFFSETS
     ]
 
 
@@ -205,14 +207,14 @@ def test_a_norm_that_gives_nan_misses_its_promise(
     assert [(row["norm"], row["error"]) for row in missed] == [("batch", None)] * 2
 
 
-def beside(rival: Callable[[Any], Any], offset: float | None) -> cli.Row:
+def beside(rival: Callable[[Any], Any], offset: float | None) -> check.Row:
     """Measure NumPy's batch norm beside a rival."""
     x = (np.random.default_rng(0).standard_normal((4, 6, 5, 5)) + (offset or 0)).astype("float32")
-    return cli.measure(np, cli.Found("numpy", xp=np, rivals={"batch": rival}), "batch", offset, x)
+    return check.measure(np, reference.Found("numpy", xp=np, rivals={"batch": rival}), "batch", offset, x)
 
 
 def exact(x: np.ndarray) -> np.ndarray:
-    return cli.oracle("batch", x)[0].astype("float32")
+    return reference.exact(x, reference.shared("batch", x.ndim))[0].astype("float32")
 
 
 @pytest.mark.parametrize(("offset", "kept"), [(0.0, False), (1e4, True), (None, True)])
@@ -226,11 +228,11 @@ def test_the_native_norm_has_to_be_near_at_offset_0_alone(offset: float | None, 
 def test_at_an_offset_ours_has_to_be_the_better(
     offset: float | None, kept: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(cli.OURS, "batch", lambda x: exact(x) + np.float32(1.2e-6))
+    monkeypatch.setitem(check.OURS, "batch", lambda x: exact(x) + np.float32(1.2e-6))
     row = beside(exact, offset)
     assert row.error is not None
     assert row.native_error is not None
-    assert row.native_error < row.error < cli.ERROR
+    assert row.native_error < row.error < check.ERROR
     assert row.kept is kept
 
 
@@ -277,7 +279,7 @@ def test_the_table_is_aligned_and_uncut(
     rows = [line for line in lines if line.rstrip().endswith("kept")]
     assert len(rows) == 10
     assert {line.index("kept") for line in rows} == {title.index("promise")}
-    assert [line.split()[-6] for line in rows[::2]] == list(cli.OURS)
+    assert [line.split()[-6] for line in rows[::2]] == list(check.OURS)
     assert [line.split()[-5] for line in rows] == ["0", "1e4"] * 5
     assert lines[-1] == "Every promise is kept."
 
@@ -309,7 +311,7 @@ def test_both_tables_say_the_same(
     ],
 )
 def test_numbers_are_short(number: float | None, text: str) -> None:
-    assert cli.short(number) == text
+    assert findings.short(number) == text
 
 
 class Terminal(io.StringIO):
@@ -326,7 +328,7 @@ def test_a_progress_bar_shows_on_a_terminal_alone(
     monkeypatch.setenv("TERM", "xterm")
     if not rich:
         monkeypatch.setitem(sys.modules, "rich", None)
-    assert list(cli.watched([1, 2], "job {}".format)) == [1, 2]
+    assert list(printing.watched([1, 2], "job {}".format)) == [1, 2]
     assert ("job 2" in sys.stderr.getvalue()) is (rich and stream is Terminal)  # type: ignore[attr-defined]
 
 
@@ -351,15 +353,15 @@ def importing(monkeypatch: pytest.MonkeyPatch, **modules: Any) -> None:
             raise module
         return module or import_module(name)
 
-    monkeypatch.setattr(cli, "import_module", load)
+    monkeypatch.setattr(reference, "import_module", load)
 
 
 def test_a_library_that_does_not_import_is_called_broken(monkeypatch: pytest.MonkeyPatch) -> None:
     importing(
         monkeypatch, torch=OSError("libtorch.so: no such file\nmore"), jax=ModuleNotFoundError("x", name="jaxlib")
     )
-    assert cli.find("torch").problem == "installed but broken: OSError: libtorch.so: no such file"
-    assert cli.find("jax").problem == "installed but broken: ModuleNotFoundError: x"
+    assert reference.find("torch").problem == "installed but broken: OSError: libtorch.so: no such file"
+    assert reference.find("jax").problem == "installed but broken: ModuleNotFoundError: x"
 
 
 def test_a_library_that_makes_no_array_is_not_usable(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -369,9 +371,9 @@ def test_a_library_that_makes_no_array_is_not_usable(monkeypatch: pytest.MonkeyP
 
     module = SimpleNamespace(__version__="14.0", empty=empty)
     importing(monkeypatch, cupy=module, torch=module)
-    assert cli.find("cupy").problem == "installed, but no usable GPU"
-    assert cli.find("torch").problem == "installed, but broken: RuntimeError: cudaErrorNoDevice"
-    assert cli.find("cupy").version == "14.0"
+    assert reference.find("cupy").problem == "installed, but no usable GPU"
+    assert reference.find("torch").problem == "installed, but broken: RuntimeError: cudaErrorNoDevice"
+    assert reference.find("cupy").version == "14.0"
 
 
 def test_without_numpy_there_is_nothing_to_measure_with(
@@ -385,7 +387,7 @@ def test_without_numpy_there_is_nothing_to_measure_with(
 def test_jax_without_flax_is_compared_with_its_own_standardize(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    missing = [name for name in cli.LIBRARIES if name not in ("numpy", "jax")] + ["flax"]
+    missing = [name for name in reference.LIBRARIES if name not in ("numpy", "jax")] + ["flax"]
     importing(monkeypatch, **{name: ModuleNotFoundError(name=name) for name in missing})
     status, document = report(capsys)
     assert status == 0
@@ -393,7 +395,7 @@ def test_jax_without_flax_is_compared_with_its_own_standardize(
 
 
 def test_the_module_itself_imports_no_array_library() -> None:
-    code = f"import sys, anynorm.__main__; print(*{set(cli.LIBRARIES) | {'rich', 'flax'}} & set(sys.modules))"
+    code = f"import sys, anynorm.__main__; print(*{set(reference.LIBRARIES) | {'rich', 'flax'}} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.split() == []
 
@@ -424,7 +426,7 @@ def test_the_users_own_array(
     assert status == 0
     assert document["data"] == {"file": file, "dtype": x.dtype.name, "shape": [3, 8, 5, 4], "channel_axis": 1}
     rows = [row for row in document["rows"] if row["library"] == library]
-    assert [(row["norm"], row["offset"]) for row in rows] == [(norm, None) for norm in cli.OURS]
+    assert [(row["norm"], row["offset"]) for row in rows] == [(norm, None) for norm in check.OURS]
     narrows = library == "jax" and dtype == "float64"
     expected = x.dtype.name if x.dtype.kind == "f" and not narrows else FLOATS[library]
     for row in rows:
@@ -440,7 +442,7 @@ def test_the_table_of_an_input_has_one_row_a_norm(save: Callable[..., str], caps
     out = capsys.readouterr().out
     assert out.startswith(f"anynorm {anynorm.__version__} on {file}: uint8 (2, 3, 4), channels on axis 1\n")
     rows = [line.split() for line in out.splitlines() if line.rstrip().endswith("kept")]
-    assert [row[-6:-4] for row in rows] == [[norm, "float64"] for norm in cli.OURS]
+    assert [row[-6:-4] for row in rows] == [[norm, "float64"] for norm in check.OURS]
     assert "in float64, 1e-14" in out
     assert "in float32" not in out
 
@@ -473,10 +475,10 @@ def test_float64_at_an_offset(
 
 def test_the_channels_are_moved_in_view_alone(save: Callable[..., str]) -> None:
     x = np.arange(24.0).reshape(2, 3, 4)
-    (_, last), *_ = cli.loaded(np, save(x), -1).arrays
+    (_, last), *_ = data.loaded(np, save(x), -1).arrays
     assert np.array_equal(last, np.moveaxis(x, -1, 1))
     assert last.strides == np.moveaxis(x, -1, 1).strides
-    (_, first), *_ = cli.loaded(np, save(x), 0).arrays
+    (_, first), *_ = data.loaded(np, save(x), 0).arrays
     assert np.array_equal(first, x[None])  # channels on axis 0 leave no samples: it is one
 
 
@@ -618,24 +620,28 @@ def test_the_warning_of_a_broken_engine_is_in_the_report_alone(tmp_path: Path) -
 # ------------------------------------------------------------------------------------------------ where it is written
 
 
+PATH = os.pathsep.join(filter(None, (str(Path(__file__).parent), os.environ.get("PYTHONPATH"))))  # for the benchmark
 SMALL = """
 import sys
-import anynorm.__main__ as cli
+from importlib import import_module
+from anynorm._cli import data
 
 sys.modules.update(dict.fromkeys({hidden!r}))  # not to be imported
-cli.SHAPE = (4, 6, 5, 5)
-raise SystemExit(cli.main())
+data.SHAPE = (4, 6, 5, 5)
+raise SystemExit(import_module({module!r}).main())
 """
 
 
-def spoken(renderer: str, *arguments: str, stdout: Any = subprocess.PIPE, **environment: str) -> Any:
-    """Run the command on NumPy alone, in a process of its own."""
-    hidden = [name for name in cli.LIBRARIES if name != "numpy"] + ["rich"] * (renderer == "plain")
+def spoken(
+    renderer: str, *arguments: str, module: str = "anynorm._cli", stdout: Any = subprocess.PIPE, **environment: str
+) -> Any:
+    """Run the command, or another module's, on NumPy alone, in a process of its own."""
+    hidden = [name for name in reference.LIBRARIES if name != "numpy"] + ["rich"] * (renderer == "plain")
     return subprocess.run(
-        [sys.executable, "-c", SMALL.format(hidden=hidden), *arguments],
+        [sys.executable, "-c", SMALL.format(hidden=hidden, module=module), *arguments],
         stdout=stdout,
         stderr=subprocess.PIPE,
-        env={**os.environ, "ANYNORM_ENGINE": "array-api", **environment},
+        env={**os.environ, "PYTHONPATH": PATH, "ANYNORM_ENGINE": "array-api", **environment},
         text=True,
         check=False,
         timeout=300,
@@ -651,29 +657,33 @@ def unread() -> Iterator[int]:
     os.close(write)
 
 
-BENCH = ("bench", "--quick", "--rounds=1", "--library=numpy", "--only=numpy rms 8x64 float32 first forward all")
+BENCH = ("--quick", "--rounds=1", "--library=numpy", "--only=numpy rms 8x64 float32 first forward all")
+COMMANDS = {"anynorm._cli": ("check",), "bench.__main__": BENCH}
 OUTPUTS = [
-    *((renderer, (*command,)) for renderer in RENDERERS for command in (["check"], BENCH)),
-    *(("plain", (*command,)) for command in (["check", "--json"], ["--help"], ["check", "--help"], ["--version"])),
+    *((renderer, *command) for renderer in RENDERERS for command in COMMANDS.items()),
+    *(
+        ("plain", "anynorm._cli", (*command,))
+        for command in (["check", "--json"], ["--help"], ["check", "--help"], ["--version"])
+    ),
 ]
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-@pytest.mark.parametrize(("renderer", "arguments"), OUTPUTS)
+@pytest.mark.parametrize(("renderer", "module", "arguments"), OUTPUTS)
 def test_a_reader_that_has_left_is_no_error(
-    renderer: str, arguments: tuple[str, ...], unbuffered: str, unread: int
+    renderer: str, module: str, arguments: tuple[str, ...], unbuffered: str, unread: int
 ) -> None:
-    done = spoken(renderer, *arguments, stdout=unread, PYTHONUNBUFFERED=unbuffered)
+    done = spoken(renderer, *arguments, module=module, stdout=unread, PYTHONUNBUFFERED=unbuffered)
     assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-@pytest.mark.parametrize(("renderer", "arguments"), OUTPUTS)
+@pytest.mark.parametrize(("renderer", "module", "arguments"), OUTPUTS)
 def test_a_report_that_cannot_be_written_is_an_error_in_a_line(
-    renderer: str, arguments: tuple[str, ...], unbuffered: str
+    renderer: str, module: str, arguments: tuple[str, ...], unbuffered: str
 ) -> None:
     with Path("/dev/full").open("w") as full:
-        done = spoken(renderer, *arguments, stdout=full, PYTHONUNBUFFERED=unbuffered)
+        done = spoken(renderer, *arguments, module=module, stdout=full, PYTHONUNBUFFERED=unbuffered)
     said = "anynorm: cannot write the report: No space left on device\n"
     assert (done.returncode, done.stderr) == (2, said)

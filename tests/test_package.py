@@ -117,3 +117,10 @@ def test_a_hint_is_a_command_for_a_shell():
     assert install("jax") == 'pip install "jax>=0.6"'
     assert install("dask") == 'pip install "dask[array]>=2025.1" "numpy>=2.0"'
     assert install("fast", "--upgrade") == 'pip install --upgrade "filelock>=3.13" "numba>=0.61" "numpy>=2.0"'
+
+
+def test_the_package_holds_no_benchmark():
+    package = Path(anynorm.__file__).parent
+    modules = [file.relative_to(package) for file in package.rglob("*.py")]
+    assert Path("_cli/check.py") in modules
+    assert [file for file in modules if "bench" in str(file)] == []

@@ -1,12 +1,10 @@
-"""Two revisions of the package, timed in turn: whether one is slower by more than the noise."""
+"""Two revisions of the package, timed in turn, in processes of their own."""
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import tarfile
@@ -16,21 +14,22 @@ from contextlib import suppress
 from functools import partial
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import anynorm
 
-from . import _bench_cases as bench
+from .clock import interleaved
+from .verdict import Compared, judge, weigh
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
     from types import TracebackType
     from typing import Self
 
-    from ._bench_cases import Case
+    from .cases import Case
 
+TREE = Path(__file__).parents[1]
 PAUSE = 0.01  # seconds in which the threads of the last worker stop spinning
-SIGMAS = 3.0
 
 # --------------------------------------------------------------------------------------------------
 # The revisions
@@ -68,7 +67,7 @@ def unpack(commit: str, into: Path) -> Path:
 
 def git(*arguments: str) -> subprocess.CompletedProcess[bytes]:
     """Run git, and return what came of it."""
-    return subprocess.run(["git", *arguments], capture_output=True, check=False)  # noqa: S603, S607
+    return subprocess.run(["git", *arguments], capture_output=True, check=False)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -80,10 +79,11 @@ class Worker:
     """A process that times the calls of the anynorm in a folder."""
 
     def __init__(self, folder: Path) -> None:
-        path = os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))
+        # The folder first; what is timed, and how, is of this tree whichever anynorm it is.
+        path = os.pathsep.join(filter(None, (str(folder), str(TREE), os.environ.get("PYTHONPATH"))))
         environment = {**os.environ, "PYTHONPATH": path}
-        command = [sys.executable, "-P", bench.__file__]
-        self.process = subprocess.Popen(  # noqa: S603
+        command = [sys.executable, "-P", "-m", "bench.worker"]
+        self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True, encoding="utf-8"
         )
         file = Path(self.answer()["file"])
@@ -94,7 +94,7 @@ class Worker:
 
     def ask(self, **request: Any) -> dict[str, Any]:
         """Send a request, and return the answer."""
-        assert self.process.stdin is not None  # noqa: S101 (it is a pipe)
+        assert self.process.stdin is not None
         with suppress(BrokenPipeError):  # the answer says it better
             self.process.stdin.write(json.dumps(request) + "\n")
             self.process.stdin.flush()
@@ -102,7 +102,7 @@ class Worker:
 
     def answer(self) -> dict[str, Any]:
         """Return what the worker says next."""
-        assert self.process.stdout is not None  # noqa: S101
+        assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
             message = f"a worker ended before it answered, with status {self.process.wait()}; it says why above"
@@ -133,22 +133,8 @@ def installed_at() -> Path:
 
 
 # --------------------------------------------------------------------------------------------------
-# The verdict
+# A case of both
 # --------------------------------------------------------------------------------------------------
-
-
-class Compared(NamedTuple):
-    """One case of both revisions."""
-
-    case: Case
-    ours: float | None = None  # the median, in seconds
-    theirs: float | None = None
-    ratio: float | None = None  # ours / theirs
-    apart: float = 0.0  # by how much two workers of one revision differ
-    error: float = 0.0  # what the scatter of the rounds leaves uncertain in the ratio
-    noise: float = 0.0  # how far from 1 the ratio may be by chance
-    verdict: str = "failed"  # or "slower", "faster", "same", "new"
-    note: str | None = None
 
 
 def compare(case: Case, workers: Mapping[str, Worker], rounds: int | None) -> Compared:
@@ -160,42 +146,7 @@ def compare(case: Case, workers: Mapping[str, Worker], rounds: int | None) -> Co
             return Compared(case, verdict="failed" if ours else "new", note=f"{name}: {answer['error']}")
     times = opened["ours"]["times"]
     calls = {name: partial(worker.seconds, times) for name, worker in workers.items()}
-    return weigh(case, bench.interleaved(calls, rounds))
-
-
-def weigh(case: Case, measured: Mapping[str, Sequence[float]]) -> Compared:
-    """Return how a case compares, the verdict left open."""
-    first, second = (statistics.median(measured[name]) for name in ("theirs", "theirs again"))
-    ours, theirs = statistics.median(measured["ours"]), math.sqrt(first * second)
-    error = math.hypot(uncertainty(measured["ours"]), uncertainty([*measured["theirs"], *measured["theirs again"]]))
-    apart = max(first, second) / min(first, second) - 1
-    return Compared(case, ours, theirs, ours / theirs, apart, error, verdict="open")
-
-
-def uncertainty(times: Sequence[float]) -> float:
-    """Return the relative standard error of a median, as the quartiles of normal data give it."""
-    return math.sqrt(math.pi / 2 / len(times)) * bench.quartile_range(times) / 1.349 / statistics.median(times)
-
-
-def judge(rows: Iterable[Compared]) -> list[Compared]:
-    """Return the cases with their noise, and whether they differ by more than that.
-
-    The noise is the largest of three: by how much two workers of one revision differ in this case; three standard
-    errors of the ratio, by the scatter of the rounds; and three standard deviations of the ratio from worker to worker,
-    by how much the two of one revision differ over all the cases.
-    """
-    rows = list(rows)
-    apart = [row.apart for row in rows if row.ratio is not None]
-    # 1.4826 turns a median deviation into a standard one; three workers are in a ratio by 1 and 1/2, two in apart by 1.
-    usual = 1.4826 * statistics.median(apart) * math.sqrt(1.5 / 2) if apart else 0.0
-    return [row if row.ratio is None else judged(row, row.ratio, usual) for row in rows]
-
-
-def judged(row: Compared, ratio: float, usual: float) -> Compared:
-    """Return a case with its noise and its verdict, given what workers usually differ by."""
-    noise = max(row.apart, SIGMAS * row.error, SIGMAS * usual)
-    verdict = "slower" if ratio > 1 + noise else "faster" if ratio * (1 + noise) < 1 else "same"
-    return row._replace(noise=noise, verdict=verdict)
+    return weigh(case, interleaved(calls, rounds))
 
 
 def run(commit: str, cases: Iterable[Case], rounds: int | None) -> list[Compared]:

@@ -1,11 +1,11 @@
-"""How the commands of python -m anynorm print what they found: with Rich where it is installed, and without."""
-
-# ruff: noqa: T201 (it prints)
+"""How a command prints what it found: with Rich where it is installed, and without."""
 
 from __future__ import annotations
 
+import io
 import os
 import sys
+from contextlib import redirect_stdout
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -84,6 +84,16 @@ def grid(table: Table, bad: str) -> Any:
             rows.add_section()
         rows.add_row(*(text.Text(cell, style="bold red" if cell == bad else "") for cell in row))
     return rows
+
+
+def at_once(command: Callable[[], int]) -> int:
+    """Run a command, write all that it printed at once, and return its exit status."""
+    printed = io.StringIO()
+    try:
+        with redirect_stdout(printed):
+            return command()
+    finally:  # also where argparse exits, after the help
+        write(printed.getvalue())
 
 
 def write(text: str) -> None:

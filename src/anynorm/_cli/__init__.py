@@ -1,0 +1,131 @@
+"""python -m anynorm: what the library is worth on this machine.
+
+`check` runs every norm, or its gradient, on every array library that is installed, and sets its errors beside those of
+the native norms.
+"""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+from functools import partial
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import anynorm
+from anynorm._engines import problems
+
+from . import reference
+from .check import measure
+from .data import asked_for, noise
+from .findings import Report, as_json, show
+from .report import at_once, watched
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+CHECK = """\
+Run every norm on every array library that is installed, and print its largest
+error against float64 beside that of the library's native norm: those of
+torch.nn.functional, of flax.linen or, without Flax, of jax.nn; elsewhere the
+textbook formula in the library's own mean and variance."""
+
+DETAILS = """\
+what is promised:
+  Without --input the norms run on float32 data of unit spread, at offset 0 and
+  1e4. The error is to stay within 2e-6, the difference from the native norm at
+  offset 0 within 1e-5, and at 1e4 ours is never to be the worse of the two by
+  more than one last place of the largest result.
+  With --input the error is to stay
+    in float16  within one last place of the result,
+    in float32  within 2e-6, times the largest result / 8 where that is above 1,
+    in float64  within 1e-14 times 1 + the largest result, or four last places
+                of x, whichever is more.
+  With --gradients all this holds of the gradient of x, by the pullbacks of
+  anynorm.vjp, in units of the largest gradient. The native gradient is torch's
+  or JAX's own; elsewhere the textbook's closed form.
+  Integers become each library's default float. JAX computes float64 only with
+  JAX_ENABLE_X64=1 in the environment.
+
+exit status:
+  0  every promise is kept
+  1  a promise is missed
+  2  the arguments or the file are no good, there is no NumPy to measure with,
+     or the report cannot be written (that a reader such as head leaves early
+     is no error)
+
+--json prints one object:
+  anynorm    the version
+  kept       whether every promise is kept
+  gradients  whether the rows are of gradients
+  data       file (null: generated), dtype, shape, channel_axis
+  libraries  of each: name, version, problem (null: usable), native (what it is
+             compared with)
+  engines    of each that is installed but cannot be used, by its name: what is
+             wrong with it, and how to mend it
+  rows       of each library, norm and array: library, norm, offset (null:
+             --input), dtype (the result's), error, bound (promised for the
+             error), native_error, difference, kept, engine (that ran: "numba",
+             "jax", "array-api"), note (what was raised, or null). Numbers that
+             are not finite, or not to be had, are null.
+
+examples:
+  python -m anynorm check
+  python -m anynorm check --input photographs.npy --channel-axis -1
+  python -m anynorm check --gradients
+  python -m anynorm check --json | python -m json.tool"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command, write all that it printed at once, and return the exit status."""
+    return at_once(partial(run, argv))
+
+
+def run(argv: Sequence[str] | None) -> int:
+    """Run a command, and return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m anynorm", description="What anynorm is worth on this machine.")
+    parser.add_argument("--version", action="version", version=f"anynorm {anynorm.__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    add_check(commands)
+    arguments = parser.parse_args(argv)
+    status: int = arguments.run(arguments)
+    return status
+
+
+def add_check(commands: Any) -> None:
+    """Add the parser of `check`."""
+    parser = commands.add_parser(
+        "check",
+        help="which libraries are usable, and how far every norm is from float64",
+        description=CHECK,
+        epilog=DETAILS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--gradients", action="store_true", help="measure the gradients of the norms in their place")
+    parser.add_argument("--json", action="store_true", help="print one JSON object, described below, and nothing else")
+    parser.add_argument("--input", metavar="FILE.npy", help="run on this array of real numbers, of rank 2 or more")
+    parser.add_argument("--channel-axis", type=int, metavar="AXIS", help="where --input has its channels (default: 1)")
+    parser.set_defaults(run=lambda arguments: run_check(arguments, parser.error))
+
+
+def run_check(arguments: argparse.Namespace, refuse: Callable[[str], NoReturn]) -> int:
+    """Measure, report, and return the exit status."""
+    numpy = reference.find("numpy")
+    if numpy.problem:
+        refuse(f"the check measures everything with NumPy, which is {numpy.problem}")
+    try:
+        data = asked_for(numpy.xp, arguments.input, arguments.channel_axis)
+    except ValueError as error:
+        refuse(str(error))
+    libraries = [reference.find(name) for name in watched(tuple(reference.LIBRARIES), "importing {}".format)]
+    usable = [found for found in libraries if not found.problem]
+    arrays = [(offset, x, noise(numpy.xp, x) if arguments.gradients else None) for offset, x in data.arrays]
+    jobs = [(found, norm, *array) for found in usable for norm in reference.NORMS for array in arrays]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "anynorm runs array-API code", RuntimeWarning)  # the report has a line for it
+        rows = [measure(numpy.xp, *job) for job in watched(jobs, lambda job: f"{job[0].name}: {job[1]} norm")]
+    report = Report(data, arguments.gradients, libraries, rows, problems())
+    if arguments.json:
+        print(as_json(report))
+    else:
+        show(report)
+    return 1 if report.missed else 0

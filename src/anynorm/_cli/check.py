@@ -1,0 +1,124 @@
+"""What `check` measures: the error of every norm of every library, and whether it is as small as promised."""
+
+from __future__ import annotations
+
+import math
+import sys
+import warnings
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import anynorm
+from anynorm._engines import watch
+
+from . import reference
+from .reference import EPS, num_groups, shared
+from .report import say
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .reference import Array, Found, Namespace
+
+ERROR = 2e-6  # the promise for float32 data of unit spread ...
+UNIT = 8.0  # ... whose results stay below this; larger results have coarser last places
+DIFFERENCE = 1e-5  # from the native norm, at offset 0
+
+OURS: dict[str, Callable[..., Any]] = {
+    "layer": lambda x, of=anynorm: of.layer_norm(x, axis=tuple(range(1, x.ndim)), eps=EPS),
+    "rms": lambda x, of=anynorm: of.rms_norm(x, axis=tuple(range(1, x.ndim)), eps=EPS),
+    "group": lambda x, of=anynorm: of.group_norm(x, num_groups(x.shape[1]), eps=EPS),
+    "instance": lambda x, of=anynorm: of.instance_norm(x, eps=EPS),
+    "batch": lambda x, of=anynorm: of.batch_norm(x, eps=EPS),
+}
+
+
+def ours(norm: str, x: Array, dy: Array = None) -> Array:
+    """Return our norm of x, or, given the gradient of that, the gradient of x."""
+    if dy is None:
+        return OURS[norm](x)
+    _, pullback = OURS[norm](x, anynorm.vjp)
+    return pullback(dy)[0]
+
+
+def split(norm: str, x: Array) -> Array:
+    """Return x with the channels split into groups, for group norm, and as it is for the others."""
+    return x.reshape(reference.split_shape(norm, x.shape))
+
+
+def give(found: Found, x: Array) -> Array:
+    """Return a NumPy array as one of the library's: for Dask in chunks that split every axis."""
+    if found.name == "dask":
+        return found.xp.from_array(x, chunks=tuple(math.ceil(size / 2) for size in x.shape))
+    return found.xp.asarray(x)
+
+
+def take(found: Found, np: Namespace, y: Array) -> Array:
+    """Return an array of the library as NumPy's."""
+    return found.xp.asnumpy(y) if found.name == "cupy" else np.asarray(y)
+
+
+class Row(NamedTuple):
+    """One norm of one library on one array."""
+
+    library: str
+    norm: str
+    offset: float | None  # of generated data
+    dtype: str | None = None  # the result's
+    error: float | None = None  # ours, against the oracle; None, here and below, where there is none
+    bound: float | None = None  # what is promised for the error
+    native_error: float | None = None
+    difference: float | None = None  # between the two
+    kept: bool = False
+    engine: str | None = None  # that ran
+    note: str | None = None
+
+
+def measure(np: Namespace, found: Found, norm: str, offset: float | None, x: Array, dy: Array = None) -> Row:
+    """Run a norm, and its rival, and hold both against the oracle; with dy their gradients, in units of the largest."""
+    row = Row(found.name, norm, offset)
+    given = [give(found, a) for a in (x, dy) if a is not None]
+    try:
+        with watch() as ran:
+            y = take(found, np, ours(norm, *given))
+    except Exception as problem:  # whatever it raises, a promise is missed
+        return row._replace(note=f"failed: {say(problem)}")
+    # A library may have narrowed x, and turned integers into its default float: what it has made of x is what counts.
+    held = [take(found, np, a).astype(y.dtype, copy=False) for a in given]
+    x, *rest = (split(norm, a) for a in held)
+    exact, deviation = reference.exact(x, shared(norm, x.ndim), *rest, rms=norm == "rms")
+    unit = abs(exact).max() if rest else 1.0
+    bound = promised(np, norm, x, exact, deviation, unit) / unit
+    errors = abs(split(norm, y) - exact) / unit
+    error, largest = float(errors.max()), abs(exact / unit).max().astype(y.dtype)
+    row = row._replace(dtype=y.dtype.name, error=error, bound=float(np.max(bound)), kept=bool(np.all(errors <= bound)))
+    row = row._replace(engine=" and ".join(sorted(ran)))
+    try:
+        rival = take(found, np, quietly(partial(reference.theirs, found, norm), *(give(found, a) for a in held)))
+    except Exception as problem:  # the native norms refuse shapes and dtypes that ours take
+        return row._replace(note=f"the native norm refuses: {say(problem)}")
+    apart = (abs(split(norm, rival) - other).max() / unit for other in (exact, split(norm, y)))
+    native_error, difference = map(float, apart)
+    if offset is not None:
+        # Never the worse: rounding alone, one last place of the largest result, decides between two that are right.
+        fair = difference <= DIFFERENCE if offset == 0 else not error > native_error + float(np.spacing(largest))
+        row = row._replace(kept=row.kept and fair)
+    return row._replace(native_error=native_error, difference=difference)
+
+
+def promised(np: Namespace, norm: str, x: Array, exact: Array, deviation: Array, unit: float) -> Array:
+    """Return how far from exact a result may be, for every element or for all; unit is 1, or the largest gradient."""
+    largest = abs(exact).max()
+    if x.dtype == "float64":
+        digits = abs(x).max(axis=shared(norm, x.ndim), keepdims=True) / deviation  # that x's offset takes from it
+        return np.maximum(1e-14 * (unit + largest), 4 * sys.float_info.epsilon * digits * unit)
+    single = ERROR * max(unit, largest / UNIT)
+    # float16 is computed in float32 and rounded once.
+    return single if x.dtype == "float32" else np.maximum(np.spacing(abs(exact).astype(x.dtype)), single)
+
+
+def quietly(function: Callable[..., Array], *arrays: Array) -> Array:
+    """Call what is not ours without its warnings: the table says what has come of it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return function(*arrays)
