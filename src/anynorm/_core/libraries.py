@@ -22,7 +22,8 @@ Shape: TypeAlias = tuple[int, ...]
 class Library(NamedTuple):
     """What a library does otherwise."""
 
-    name: str  # by which a user knows it, and its module goes
+    name: str  # by which a user knows it
+    module: str = ""
     kinds: tuple[str, ...] = ()  # the classes of its arrays, in its module
     namespace: str = ""  # the module that makes it follow the standard
     has_devices: bool = True  # NumPy and Dask have one; JAX itself refuses mixed ones, and its tracers have none
@@ -39,14 +40,15 @@ class Library(NamedTuple):
 
 LIBRARIES = (
     Library(
-        "numpy", ("ndarray", "generic"), "array_api_compat.numpy",
+        "numpy", "numpy", ("ndarray", "generic"), "array_api_compat.numpy",
         has_devices=False, is_memory=True, has_scalars=True, always_float64=True,
     ),
-    Library("torch", ("Tensor",), "array_api_compat.torch", sums_exactly=True, sums_short=True),
-    Library("jax", ("Array",), "jax.numpy", has_devices=False, sums_exactly=True, rounds_anew=True),
-    Library("cupy", ("ndarray",), "array_api_compat.cupy", is_memory=True),
+    Library("torch", "torch", ("Tensor",), "array_api_compat.torch", sums_exactly=True, sums_short=True),
+    Library("jax", "jax", ("Array",), "jax.numpy", has_devices=False, sums_exactly=True, rounds_anew=True),
+    Library("cupy", "cupy", ("ndarray",), "array_api_compat.cupy", is_memory=True),
     Library(
-        "dask.array", ("Array",), "array_api_compat.dask.array", has_devices=False, is_lazy=True, sums_exactly=True
+        "dask", "dask.array", ("Array",), "array_api_compat.dask.array",
+        has_devices=False, is_lazy=True, sums_exactly=True,
     ),
 )  # fmt: skip
 _RECORDS = {library.namespace: library for library in LIBRARIES}
@@ -61,7 +63,7 @@ def record(xp: Namespace) -> Library:
 
 def library_name(xp: Namespace) -> str:
     """Return the name a user knows the library by."""
-    return record(xp).name.removesuffix(".array")
+    return record(xp).name
 
 
 # ---------------------------------------------------------------------------------- whose array
@@ -100,7 +102,7 @@ def _find_namespace(value: object) -> Namespace | None:
 
         return array_api_compat.torch
     for library in LIBRARIES:
-        if any(_is_a(value, library.name, kind) for kind in library.kinds):
+        if any(_is_a(value, library.module, kind) for kind in library.kinds):
             return import_module(library.namespace)
     found = getattr(value, "__array_namespace__", None)
     return None if found is None or isinstance(value, type) else found()
@@ -120,9 +122,10 @@ def refusal(xp: Namespace, value: Array) -> tuple[str, str] | None:
 
     Dask's arrays of masked blocks are refused as a block by itself would be.
     """
-    if record(xp).is_lazy:
+    library = record(xp)
+    if library.is_lazy:
         namespace_of(value._meta)  # noqa: SLF001  a block of no elements
-    if library_name(xp) != "torch":
+    if library.name != "torch":
         return None
     if value.is_nested:
         return "nested", "to_padded_tensor(0.0), and where="

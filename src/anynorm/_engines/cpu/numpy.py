@@ -139,8 +139,10 @@ class Work:
 
     def narrow(self, s: Statistics) -> Statistics:
         """Return statistics in the dtype to compute in, which a variance may leave."""
+        if s.var.dtype == self.computing:
+            return s
         with np.errstate(over="ignore"):
-            return s._replace(var=s.var.astype(self.computing, copy=False))
+            return s._replace(var=s.var.astype(self.computing))
 
     def held(self, s: Statistics) -> bool:
         """Whether the dtype to compute in holds the variances of all slices, or they were given."""
