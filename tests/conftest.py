@@ -75,6 +75,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     def wanted(item: pytest.Item) -> bool:
         needs = [name for mark in item.iter_markers("library") for name in mark.args]
+        if "numba" in needs and not arrays.intersection(needs):  # its engine for NumPy's arrays
+            needs.append("numpy")
         if item.get_closest_marker("slow") and not config.getoption("--slow"):
             return False
         return all(name in chosen if name in arrays else usable(name) for name in needs)

@@ -349,3 +349,24 @@ def test_batch_norm_of_one_sample_is_instance_norm_of_it(xp):
     x = xp.array(data("offset 1e+04", (1, *SHAPE[1:])))
     one, other = (xp.numpy(xp.run(call, x)) for call in (anynorm.batch_norm, anynorm.instance_norm))
     assert_within(one, other.astype(np.float64), 1e-6)
+
+
+@pytest.mark.eager
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize(("size", "offset", "outlier"), [(1000, 1e4, 1e5), (10_000, 1e6, 1e6), (100_000, 1e2, 1e6)])
+def test_an_outlier_at_an_offset_keeps_the_promise_in_array_api_code(xp, axis, size, offset, outlier, rng):
+    x = rng.standard_normal((size, 3))
+    x[0] = outlier
+    x = (x + offset).astype(np.float32)
+    x = x if axis == 0 else np.ascontiguousarray(x.T)
+    exact = standardized(x, (axis,), 1e-5)
+    with anynorm.engine("array-api"):
+        y = xp.numpy(xp.run(lambda a: anynorm.layer_norm(a, axis=axis), xp.array(x)))
+    assert_within(y, exact, tolerance(x, exact, "float32"))
+
+
+@pytest.mark.parametrize("norm", [anynorm.layer_norm, anynorm.rms_norm], ids=["layer", "rms"])
+def test_no_axis_named_is_all_of_them(xp, norm):
+    x = xp.array(data("offset 3", (3, 4, 5)))
+    everywhere, named = (xp.numpy(xp.run(lambda a, k=axis: norm(a, axis=k), x)) for axis in (None, (0, 1, 2)))
+    assert np.array_equal(everywhere, named)

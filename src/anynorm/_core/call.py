@@ -77,7 +77,7 @@ class Call(NamedTuple):
         mask = None if self.mask is None else self.layout.split(self.xp, self.mask)
         return Mean(self.xp, x, self.layout.shared, mask, self.sync)
 
-    def laid(self, parameter: Array) -> Array:
+    def broadcastable(self, parameter: Array) -> Array:
         """Return weight or bias in the dtype to compute in, at x's rank."""
         xp, x = self.xp, self.x
         own = tuple(x.shape[i] for i in self.layout.affine)
@@ -101,9 +101,9 @@ class Call(NamedTuple):
         """Turn the standardised array, which is written over, into the result."""
         y = self.join(y)
         if self.weight is not None:
-            y = reuse(self.xp, operator.mul, y, self.laid(self.weight))
+            y = reuse(self.xp, operator.mul, y, self.broadcastable(self.weight))
         if self.bias is not None:
-            y = reuse(self.xp, operator.add, y, self.laid(self.bias))
+            y = reuse(self.xp, operator.add, y, self.broadcastable(self.bias))
         return self.narrow(y)
 
     def narrow(self, y: Array) -> Array:

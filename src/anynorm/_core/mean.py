@@ -51,7 +51,7 @@ class Mean:
     def exact(self) -> bool:
         """Whether the rest of a constant slice is 0 by itself.
 
-        float64 adds 2**29 equal float32 values without rounding, and NumPy divides as it is told to.
+        float64 adds 2**29 equal float32 values without rounding, and NumPy's quotients are rounded correctly.
         """
         return record(self.xp).always_float64 and self.wide is not None and self.mask is None and self.count <= 2**29
 

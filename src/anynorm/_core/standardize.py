@@ -164,7 +164,7 @@ def normalize(call: Call) -> tuple[Array, Statistics]:
     """Return the normalised array, and the statistics of its slices."""
     made = list(standardize(call))
     s = made.pop()
-    return call.finish(made.pop()), s  # so nothing here holds what finish lets go of
+    return call.finish(made.pop()), s  # popped: a reference kept here would keep an array alive meanwhile
 
 
 def statistics(call: Call) -> Statistics:
@@ -183,7 +183,7 @@ def pull(call: Call, s: Statistics, dy: Array) -> tuple[Array, Array | None, Arr
     with quiet(xp):
         dweight = None if call.weight is None else _sum_to(call, call.weight, g * call.join(y))
         dbias = None if call.bias is None else _sum_to(call, call.bias, g)
-        g = mean.select(call.inner(g if call.weight is None else g * call.laid(call.weight)))
+        g = mean.select(call.inner(g if call.weight is None else g * call.broadcastable(call.weight)))
         shift, scale = lost(call, g, y, mean)
         if shift is not None:
             g = g - shift
@@ -197,6 +197,6 @@ def pull(call: Call, s: Statistics, dy: Array) -> tuple[Array, Array | None, Arr
 
 def _sum_to(call: Call, parameter: Array, gradient: Array) -> Array:
     """Sum the gradient of every element over those that share an element of the parameter."""
-    axes = tuple(i for i, size in enumerate(call.laid(parameter).shape) if size == 1)
+    axes = tuple(i for i, size in enumerate(call.broadcastable(parameter).shape) if size == 1)
     total = sum_over(call.xp, gradient, axes, sums_in(call.xp, gradient))
     return call.gradient(parameter, call.xp.astype(total, call.computing, copy=False))

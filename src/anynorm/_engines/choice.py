@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from .._core.arguments import integer
@@ -121,8 +122,13 @@ def _load(module: str) -> ModuleType | Exception:
 
 
 def _is_missing(name: str, error: Exception) -> bool:
-    """Whether the engine's package is simply not installed."""
-    return isinstance(error, ModuleNotFoundError) and error.name == name
+    """Whether the engine's package is simply not installed, whichever of its modules was missed first."""
+    if not isinstance(error, ModuleNotFoundError):
+        return False
+    try:
+        return error.name == name or find_spec(name) is None
+    except ValueError:  # a stub without a specification
+        return False
 
 
 def _problem(name: str, error: Exception) -> str:

@@ -490,7 +490,7 @@ def first_elements(x, out):
 
 
 @kernel
-def statistics(x, shift, s, q, n, kind, mean, rest, var):
+def columns_statistics(x, shift, s, q, n, kind, mean, rest, var):
     """Turn sums over slices, each of shape (A, C), into the tables of their statistics."""
     scratch = np.empty(BLOCK, np.float32)
     for a in range(s.shape[0]):

@@ -69,7 +69,7 @@ def stored(call: Call, a: Array) -> Array | None:
     return a.view("u2") if a.dtype.itemsize == 2 else a  # the kernels know float16 by its bits
 
 
-def fixed(view: Array) -> Array:
+def read_only(view: Array) -> Array:
     """Return a view that is not to be written to: Numba would compile anew for those that happen to be writable."""
     view.flags.writeable = False
     return view
@@ -85,7 +85,9 @@ def launch(kernel: Any, pieces: int, *arguments: Any) -> None:
         kernels.TOGETHER[kernel](pieces, *arguments)
 
 
-ONE, ZERO = ({dtype: fixed(np.full((1, 1, 1, 1), n, dtype)) for dtype in ("float32", "float64")} for n in (1.0, 0.0))
+ONE, ZERO = (
+    {dtype: read_only(np.full((1, 1, 1, 1), n, dtype)) for dtype in ("float32", "float64")} for n in (1.0, 0.0)
+)
 
 
 class Work:
@@ -95,7 +97,7 @@ class Work:
 
     def __init__(self, call: Call, x: Array, lowering: Lowering, most: int | None) -> None:
         self.call, self.lowering, self.most = call, lowering, most
-        self.x = fixed(lowering.open(x))
+        self.x = read_only(lowering.open(x))
         self.n = float(lowering.shape[1] * lowering.shape[3])
         self.computing = "float64" if x.itemsize == 8 else "float32"
         own = kernels.OWN if call.layout.centred else kernels.AT_ZERO
@@ -105,7 +107,7 @@ class Work:
         if self.weight.shape[3] != self.bias.shape[3]:  # they vary along rows, or neither does
             row = lowering.shape[3:]
             wide = (np.broadcast_to(p, p.shape[:3] + row).copy() for p in (self.weight, self.bias))
-            self.weight, self.bias = map(fixed, wide)
+            self.weight, self.bias = map(read_only, wide)
 
     @classmethod
     def of(cls, call: Call, x: Array, most: int | None = None) -> Work | None:
@@ -114,7 +116,7 @@ class Work:
             return None
         if x.size == 0 or x.ndim == 0 or x.size > MOST:
             return None
-        parameters = [call.laid(p).shape for p in (call.weight, call.bias) if p is not None]
+        parameters = [call.broadcastable(p).shape for p in (call.weight, call.bias) if p is not None]
         lowering = lower(call.layout, x.shape, x.strides, x.itemsize, *parameters)
         if lowering is None and not x.flags.c_contiguous:
             x = np.ascontiguousarray(x)
@@ -123,7 +125,7 @@ class Work:
 
     def parameter(self, value: Array) -> Array:
         """Return weight or bias as four axes."""
-        return fixed(self.lowering.lay(self.call.layout.split(np, self.call.laid(value))))
+        return read_only(self.lowering.lay(self.call.layout.split(np, self.call.broadcastable(value))))
 
     def tables(self, s: Statistics | None, variance: str = "float64") -> list[Array]:
         """Return tables of the slices, for their mean, its rest and the variance: those given, or zeros.
@@ -190,7 +192,7 @@ class Work:
 
     def _columns(self, columns: Columns, y: Array, tables: list[Array], threads: int) -> None:
         a, _, c, _ = self.lowering.shape
-        x, width = fixed(self.x.reshape(columns.shape)), columns.width
+        x, width = read_only(self.x.reshape(columns.shape)), columns.width
         if self.kind != kernels.GIVEN:
             shift = np.zeros((a, 1, c, 1))
             if self.kind == kernels.OWN:
@@ -200,7 +202,7 @@ class Work:
                 s, q = np.zeros((2, threads, a, c))
                 launch(kernels.columns_sums, threads, x, shift, s, q, c, columns.depth, width)
                 s, q = s.sum(axis=0), q.sum(axis=0)
-                kernels.statistics(self.x, shift, s, q, self.n, self.kind, *tables)
+                kernels.columns_statistics(self.x, shift, s, q, self.n, self.kind, *tables)
                 shift = shift + s[:, None, :, None] / self.n
         if y.size:
             launch(
@@ -216,7 +218,7 @@ class Work:
         along = self.weight.shape[3] > 1
         if along and {self.weight.shape, self.bias.shape} != {(1, 1, 1, low.shape[3])}:
             return None
-        g = fixed(np.ascontiguousarray(self.call.layout.split(np, dy).transpose(low.order)).reshape(low.shape))
+        g = read_only(np.ascontiguousarray(self.call.layout.split(np, dy).transpose(low.order)).reshape(low.shape))
         dx = np.empty(low.shape, self.x.dtype)
         tables = self.tables(s if self.held(s) else self.standardize(alone=True)[1])
         with cores(self.x.size, self.most) as threads:
@@ -235,7 +237,7 @@ class Work:
         """Return the gradient of weight or bias, from that of what it is as four axes."""
         if parameter is None:
             return None
-        shape = self.call.layout.split(np, self.call.laid(parameter)).shape
+        shape = self.call.layout.split(np, self.call.broadcastable(parameter)).shape
         axes = tuple(i for i, size in enumerate(shape) if size == 1)
         total = self.lowering.restore(table).sum(axis=axes, keepdims=True)
         return self.call.gradient(parameter, total.astype(self.computing))
@@ -253,25 +255,27 @@ class Work:
             kernels.rows_pullback, pieces, self.x, dy, dx, *tables, self.weight, dweight, dbias,
             self.call.eps, self.kind,
         )  # fmt: skip
-        laid = (1, 1, 1, -1) if along else (a, b, c, -1)
-        dweight, dbias = (g.sum(axis=0).reshape(laid) if g.size else g for g in (dweight, dbias))
+        whole = (1, 1, 1, -1) if along else (a, b, c, -1)
+        dweight, dbias = (g.sum(axis=0).reshape(whole) if g.size else g for g in (dweight, dbias))
         return dweight, dbias
 
     def _pull_columns(
         self, columns: Columns, dy: Array, dx: Array, tables: list[Array], threads: int
     ) -> tuple[Array, Array]:
         a, _, c, _ = self.lowering.shape
-        x, width = fixed(self.x.reshape(columns.shape)), columns.width
+        x, width = read_only(self.x.reshape(columns.shape)), columns.width
         dweight, dbias = np.zeros((2, threads, a, c * columns.depth))
         arguments = self.call.eps, c, columns.depth, width
-        launch(kernels.columns_products, threads, x, fixed(dy.reshape(x.shape)), *tables, dweight, dbias, *arguments)
+        launch(
+            kernels.columns_products, threads, x, read_only(dy.reshape(x.shape)), *tables, dweight, dbias, *arguments
+        )
         dweight, dbias = (g.sum(axis=0).reshape(a, 1, c, columns.depth) for g in (dweight, dbias))
         lost = [np.zeros_like(tables[0]), np.zeros_like(tables[0])]
         for i, g in enumerate((dbias, dweight)):
             if self.kind == kernels.OWN or (self.kind == kernels.AT_ZERO and i == 1):
                 lost[i] = ((self.weight * g).sum(axis=3, keepdims=True) / self.n).astype(self.computing)
         launch(
-            kernels.columns_pullback, threads, x, fixed(dy.reshape(x.shape)), dx.reshape(x.shape), *tables, self.weight,
-            *lost, *arguments,
+            kernels.columns_pullback, threads, x, read_only(dy.reshape(x.shape)), dx.reshape(x.shape), *tables,
+            self.weight, *lost, *arguments,
         )  # fmt: skip
         return dweight, dbias

@@ -171,8 +171,8 @@ def opened(call: Call) -> Work | None:
     as_arrays = call._replace(
         xp=array_api_compat.numpy,
         x=x,
-        weight=None if call.weight is None else array(call.laid(call.weight)),
-        bias=None if call.bias is None else array(call.laid(call.bias)),
+        weight=None if call.weight is None else array(call.broadcastable(call.weight)),
+        bias=None if call.bias is None else array(call.broadcastable(call.bias)),
         given=None if call.given is None else array_statistics(call.given),
         computing=STORED[call.dtype][1],
     )
