@@ -14,7 +14,8 @@ from backends import BACKENDS, usable
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 
 
-ALL_USES = ("test_norms", "test_running")  # where every use of a library is tested by default: each has to be compiled
+# Where every use of a library is tested by default: compiling is what takes the time.
+ALL_USES = {"torch": ("test_norms", "test_running"), "jax": ("test_running",)}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -56,11 +57,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "xp" in metafunc.fixturenames:
         eager = metafunc.definition.get_closest_marker("eager") is not None
         under_test = libraries(metafunc.config)
-        all_uses = (
-            eager or metafunc.config.getoption("--slow") or metafunc.module.__name__.rpartition(".")[2] in ALL_USES
-        )
+        file = metafunc.module.__name__.rpartition(".")[2]
+        every = eager or metafunc.config.getoption("--slow")
         chosen = [b for b in BACKENDS if b.library in under_test and not (eager and b.variant)]
-        chosen = [b for b in chosen if all_uses or not b.exhaustive]
+        chosen = [b for b in chosen if every or not b.exhaustive or file in ALL_USES[b.library]]
         mark = metafunc.definition.get_closest_marker("dtypes")
         if mark is None:
             metafunc.parametrize("xp", chosen, ids=[b.name for b in chosen])
