@@ -355,6 +355,8 @@ def test_batch_norm_of_one_sample_is_instance_norm_of_it(xp):
 @pytest.mark.parametrize("axis", [0, 1])
 @pytest.mark.parametrize(("size", "offset", "outlier"), [(1000, 1e4, 1e5), (10_000, 1e6, 1e6), (100_000, 1e2, 1e6)])
 def test_an_outlier_at_an_offset_keeps_the_promise_in_array_api_code(xp, axis, size, offset, outlier, rng):
+    if "float64" not in xp.floats:
+        pytest.skip("sums in float32 alone are another promise")
     x = rng.standard_normal((size, 3))
     x[0] = outlier
     x = (x + offset).astype(np.float32)

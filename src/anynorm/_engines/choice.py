@@ -127,6 +127,8 @@ def _is_missing(name: str, error: Exception) -> bool:
         return False
     try:
         return error.name == name or find_spec(name) is None
+    except ImportError:  # somebody blocks it
+        return True
     except ValueError:  # a stub without a specification
         return False
 
