@@ -32,9 +32,7 @@ class Library(NamedTuple):
     has_scalars: bool = False  # an array without axes may become a scalar; and it warns of what is not a number
     sums_exactly: bool = False  # its sums do in every dtype: blocks of ours would only split its own
     sums_short: bool = False  # in chains so few that all rounds as a large element does
-    rounds_anew: bool = (
-        False  # what follows a sum in every consumer; and it counts squares below the normal numbers as 0
-    )
+    rounds_anew: bool = False  # what follows a sum, in every consumer of it; and squares below the normal numbers to 0
     always_float64: bool = False  # on every device
 
 

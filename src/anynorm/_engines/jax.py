@@ -80,7 +80,7 @@ def _normalize(call: Call) -> tuple[Array, Statistics]:
     x = call.inner(call.x)
     if call.given is not None or not sums_here(call, x):
         y, s = array_api.normalize(call)
-        return y, s._replace(count=None) if isinstance(s.count, int) else s  # or an array would be made of it
+        return y, _uncounted(s)
     if call.layout.centred:
         d, s = centre(x, call.layout.shared, call.eps)
         s = s._replace(var=array_api.trusted(jnp, s.var, call.eps))
@@ -96,8 +96,7 @@ def _pull(call: Call, s: Statistics, dy: Array) -> tuple[Array, Array | None, Ar
 def _statistics(call: Call) -> Statistics:
     x = call.inner(call.x)
     if not sums_here(call, x):
-        s = array_api.statistics(call)
-        return s._replace(count=None) if isinstance(s.count, int) else s
+        return _uncounted(array_api.statistics(call))
     return centre(x, call.layout.shared, call.eps)[1]
 
 
@@ -141,6 +140,11 @@ def by_channel(call: Call) -> Call:
 
     spatial = tuple(i - (i > channel) for i in call.layout.shared if i != channel + 1)
     return call._replace(layout=call.layout._replace(shared=spatial, groups=None), sync=total)
+
+
+def _uncounted(s: Statistics) -> Statistics:
+    """Return statistics without a count that is a number, of which the compiled function would make an array."""
+    return s._replace(count=None) if isinstance(s.count, int) else s
 
 
 def _counted(call: Call, s: Statistics) -> Statistics:
