@@ -25,7 +25,7 @@ class Backend:
     floats: tuple[str, ...] = (*FLOATS, "float16")
     default_float: str = "float64"
     variant: bool = False  # a library that is also under test in its plain, eager use
-    exhaustive: bool = False  # runs what another use of the library runs too: in a few files, and in all with --slow
+    exhaustive: bool = False  # runs what another use runs too, and compiles it: where a test says so, and with --slow
 
     def array(self, a: Any, dtype: str | None = None) -> Any:
         """Return an array of the library; dtype may be one that NumPy lacks."""

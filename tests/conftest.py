@@ -14,10 +14,6 @@ from backends import BACKENDS, usable
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 
 
-# Where every use of a library is tested by default: compiling is what takes the time.
-ALL_USES = {"torch": ("test_norms", "test_running"), "jax": ("test_running",)}
-
-
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--library", action="append", help="test this array library alone; it has to be usable")
     parser.addoption("--slow", action="store_true", help="also run the tests marked slow, and every test in every use")
@@ -55,17 +51,17 @@ def libraries(config: pytest.Config) -> list[str]:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "xp" in metafunc.fixturenames:
-        eager = metafunc.definition.get_closest_marker("eager") is not None
+        mark = metafunc.definition.get_closest_marker
+        eager = mark("eager") is not None
         under_test = libraries(metafunc.config)
-        file = metafunc.module.__name__.rpartition(".")[2]
-        every = eager or metafunc.config.getoption("--slow")
+        every = eager or mark("every_use") or metafunc.config.getoption("--slow")
         chosen = [b for b in BACKENDS if b.library in under_test and not (eager and b.variant)]
-        chosen = [b for b in chosen if every or not b.exhaustive or file in ALL_USES[b.library]]
-        mark = metafunc.definition.get_closest_marker("dtypes")
-        if mark is None:
+        chosen = [b for b in chosen if every or not b.exhaustive]
+        dtypes = mark("dtypes")
+        if dtypes is None:
             metafunc.parametrize("xp", chosen, ids=[b.name for b in chosen])
         else:
-            pairs = [(b, dtype) for b in chosen for dtype in mark.args if dtype in b.floats]
+            pairs = [(b, dtype) for b in chosen for dtype in dtypes.args if dtype in b.floats]
             metafunc.parametrize(("xp", "dtype"), pairs, ids=[f"{b.name}-{dtype}" for b, dtype in pairs])
 
 
@@ -75,7 +71,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     def wanted(item: pytest.Item) -> bool:
         needs = [name for mark in item.iter_markers("library") for name in mark.args]
-        if "numba" in needs and not arrays.intersection(needs):  # its engine for NumPy's arrays
+        if "xp" not in item.fixturenames and not arrays.intersection(needs):  # the same whichever libraries there are
             needs.append("numpy")
         if item.get_closest_marker("slow") and not config.getoption("--slow"):
             return False

@@ -342,23 +342,67 @@ def test_second_gradients_in_torch_count_every_path_once(norm, graph, differenti
 # ---------------------------------------------------------------------------------- JAX
 
 
-@each_graph
-@pytest.mark.library("jax")
-def test_gradients_in_jax_count_every_path_once(norm, graph):
+def of_graphs(differentiate, norm, f, graphs):
+    """Return the gradients of all graphs as one compiled function: compiling is what takes the time."""
     import jax
 
-    def gradient(f):
-        return jax.grad(loss_of(graph, f), argnums=(0, 1))
+    gradients = [jax.grad(loss_of(graph, f(norm)), argnums=(0, 1)) for graph in graphs]
+    options = {"xla_backend_optimization_level": 0}  # the code is small and runs once
+    return jax.jit(
+        lambda points, directions: [differentiate(g, points, directions) for g in gradients], compiler_options=options
+    )
 
-    points, directions = leaves(norm)
-    first = jax.jit(gradient(Ours(norm)))(*points)
+
+def first(gradient, points, _):
+    return gradient(*points)
+
+
+def forward_and_reverse_over_reverse(gradient, points, directions):
+    import jax
+
+    return (*jax.jvp(gradient, points, directions)[1], *jax.vjp(gradient, *points)[1](directions))
+
+
+def formula(norm):
+    import jax
+
+    return Formula(norm, jax.vjp)
+
+
+def all_near_in_jax(differentiate, norm, graphs, dtype, bound):
+    import jax
+
+    arrays = leaves(norm)
     with jax.enable_x64(True):
-        # Not jitted: JAX then compiles operation by operation, and graphs have most of them in common.
-        wide, along = ([jax.numpy.asarray(a, dtype="float64") for a in arrays] for arrays in (points, directions))
-        exact, second = jax.jvp(gradient(Formula(norm, jax.vjp)), wide, along)
-        assert_all_near(first, exact, FIRST["float32"])
-        assert_all_near(jax.jvp(gradient(Ours(norm)), wide, along)[1], second, SECOND)
-        assert_all_near(jax.vjp(gradient(Ours(norm)), *wide)[1](tuple(along)), second, SECOND)
+        exact = of_graphs(differentiate, norm, formula, graphs)(*arrays_of_jax(arrays, "float64"))
+    with jax.enable_x64(dtype == "float64"):
+        actual = of_graphs(differentiate, norm, Ours, graphs)(*arrays_of_jax(arrays, dtype))
+    for one, other in zip(actual, exact, strict=True):
+        assert_all_near(one, other, bound)
+
+
+def arrays_of_jax(arrays, dtype):
+    import jax
+
+    return jax.tree.map(lambda a: jax.numpy.asarray(a, dtype=dtype), arrays)
+
+
+def slow_but(*quick):
+    """Mark all norms as slow but a few, since JAX differentiates them all by one rule and compiles each."""
+    norms = [pytest.param(n, marks=[] if n.name in quick else pytest.mark.slow, id=str(n)) for n in (*NORMS, *TRAIN)]
+    return pytest.mark.parametrize("norm", norms)
+
+
+@slow_but("rms_norm", "group_norm", "batch_norm", "batch_norm_train")
+@pytest.mark.library("jax")
+def test_first_gradients_in_jax_count_every_path_once(norm):
+    all_near_in_jax(first, norm, graphs_of(norm), "float32", FIRST["float32"])
+
+
+@slow_but("rms_norm")
+@pytest.mark.library("jax")
+def test_second_gradients_in_jax_count_every_path_once(norm):
+    all_near_in_jax(forward_and_reverse_over_reverse, norm, graphs_of(norm), "float64", SECOND)
 
 
 # ---------------------------------------------------------------------------------- the example of the docs

@@ -236,8 +236,16 @@ def exactly_made_of(x):
 
 
 SHARDED = (8, 16, 8, 8)
-SPECS = [("a",), (None, "a"), (None, None, "a"), ("b", None, None, "a"), (None, ("a", "b"))]
-SPECS = [*(("Explicit", spec) for spec in SPECS), *(("Auto", spec) for spec in SPECS[::2])]
+SPECS = [
+    ("Explicit", (None, "a")),
+    ("Explicit", ("b", None, None, "a")),
+    ("Auto", ("a",)),
+    ("Auto", (None, ("a", "b"))),
+    pytest.param("Explicit", ("a",), marks=pytest.mark.slow),
+    pytest.param("Explicit", (None, None, "a"), marks=pytest.mark.slow),
+    pytest.param("Explicit", (None, ("a", "b")), marks=pytest.mark.slow),
+    pytest.param("Auto", (None, None, "a"), marks=pytest.mark.slow),
+]
 
 
 @pytest.mark.parametrize(("axes", "spec"), SPECS, ids=str)

@@ -20,6 +20,7 @@ each_channel_norm = pytest.mark.parametrize("norm", [n for n in NORMS if "layer"
 
 @each_norm
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.every_use
 def test_float32_keeps_the_promise(xp, norm, kind):
     x = data(kind, SHAPE)
     exact = norm.oracle(x)
@@ -39,6 +40,7 @@ def test_float64_keeps_the_promise(xp, dtype, norm, kind):
 @each_norm
 @pytest.mark.dtypes("float16", "bfloat16")
 @pytest.mark.parametrize("offset", [0.0, 100.0])
+@pytest.mark.every_use
 def test_halves_are_rounded_once(xp, dtype, norm, offset):
     x = xp.array(data(f"offset {offset:g}", SHAPE), dtype)
     exact = norm.oracle(xp.numpy(x).astype(np.float32))
@@ -73,6 +75,7 @@ def test_inductor_keeps_the_promise(norm):
 @each_centred_norm
 @pytest.mark.parametrize("value", [0.0, 1 / 3, -1e5 / 3, 1e6 / 3])
 @pytest.mark.parametrize("eps", [0, 1e-5])
+@pytest.mark.every_use
 def test_constant_slices_are_exactly_zero(xp, norm, value, eps):
     x = np.full((3, 4, 7, 11), value, dtype=np.float32)
     y = xp.numpy(xp.run(lambda a: norm.call(a, eps=eps), xp.array(x)))
@@ -193,6 +196,7 @@ def affine_shapes(norm):
 
 @each_norm
 @pytest.mark.parametrize("form", range(4), ids=["own", "per sample", "spatial", "full"])
+@pytest.mark.every_use
 def test_affine_is_the_norms_own_or_broadcasts(xp, norm, form, rng):
     x, shape = data("offset 100", SHAPE), affine_shapes(norm)[form]
     weight, bias = (rng.standard_normal(shape).astype(np.float32) for _ in "wb")
@@ -210,6 +214,7 @@ def test_affine_of_axes_apart_keeps_their_order(xp, rng):
 
 
 @pytest.mark.dtypes("float64", "float32", "float16", "bfloat16")
+@pytest.mark.every_use
 def test_the_result_has_the_dtype_of_x(xp, dtype):
     with xp.using("float64"):
         x = xp.array(data("offset 0", (3, 4)), dtype)
@@ -286,6 +291,7 @@ def test_the_input_is_never_written_to(xp, norm):
 @pytest.mark.parametrize(
     "shape", [SHAPE, (SHAPE[0], 1, *SHAPE[2:]), SHAPE[-1:]], ids=["full", "per sample", "trailing"]
 )
+@pytest.mark.every_use
 def test_a_mask_selects_before_the_statistics(xp, norm, shape, rng):
     x, mask = data("offset 1e+06", SHAPE), rng.random(shape) < 0.7
     full = np.broadcast_to(mask, SHAPE)

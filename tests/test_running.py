@@ -44,6 +44,7 @@ def step(form, **options):
 
 @each_form
 @pytest.mark.parametrize("offset", [0.0, 1e4])
+@pytest.mark.every_use
 def test_ten_steps_keep_the_statistics(xp, form, offset):
     stats, exact = start(xp), (np.zeros(SHAPE[1]), np.ones(SHAPE[1]))
     for seed in range(10):
@@ -131,6 +132,7 @@ def test_channels_may_be_on_any_axis(xp):
 
 
 @each_form
+@pytest.mark.every_use
 def test_a_masked_channel_leaves_its_state_alone(xp, form):
     x, mask = data("offset 3", SHAPE), np.ones(SHAPE, dtype=bool)
     x[:, 1], mask[:, 1] = np.nan, False
@@ -149,6 +151,7 @@ def test_a_masked_channel_leaves_its_state_alone(xp, form):
     assert_within(np.delete(var, 1), exact[1], 1e-5)
 
 
+@pytest.mark.every_use
 def test_a_wholly_masked_batch_is_no_step(xp):
     old = RunningStats(*(xp.array(np.full(4, value, dtype=np.float32)) for value in (3.5, 2.5)))
 
@@ -164,6 +167,7 @@ def test_a_wholly_masked_batch_is_no_step(xp):
 
 
 @pytest.mark.parametrize("norm", [anynorm.batch_norm, anynorm.instance_norm])
+@pytest.mark.every_use
 def test_given_statistics_are_used_exactly(xp, norm, rng):
     x = data("offset 1e+06", SHAPE)
     mean, var = (1e6 + rng.standard_normal(4)).astype(np.float32), rng.uniform(0.5, 2, 4).astype(np.float32)
