@@ -89,9 +89,8 @@ def python(folder, code, **environment):
 
 
 REPORT = """
-os.environ["ANYNORM_ENGINE"] = "array-api"
-silent = caught(right)
-del os.environ["ANYNORM_ENGINE"]
+with anynorm.engine("array-api"):
+    silent = caught(right)
 first, again = caught(right), caught(right)
 try:
     with anynorm.engine("numba"):
@@ -234,10 +233,10 @@ except TypeError as error:
 
 
 CACHE = """
-from anynorm._engines.cpu import kernels
+from anynorm._core import plans
+from anynorm._engines.cpu import compiled
 
-file = kernels.rows._cache._cache_file
-folder, index = pathlib.Path(file._cache_path), pathlib.Path(file._index_path)
+folder = pathlib.Path(compiled.cache_folder())
 assert pathlib.Path(os.environ["NUMBA_CACHE_DIR"]) in folder.parents
 said = []
 
@@ -246,7 +245,8 @@ def call():
     with _engines.watch() as ran:
         said.extend(caught(lambda: assert_within(anynorm.layer_norm(small), NORMS[1].oracle(small), 2e-6)))
     assert ran == {{"numba"}}
-    kernels.rows = kernels.kernel(kernels.rows.py_func)  # as in a process that has compiled nothing yet
+    compiled.address.cache_clear()  # as in a process that has compiled nothing yet
+    plans._known.clear()
 
 
 {prepare}
@@ -255,20 +255,22 @@ print(json.dumps(said))
 """
 
 DAMAGED = """
-index.touch()
+call()
+(index,) = folder.glob("kernels.rows-*.nbi")
+index.write_bytes(b"")
 call()
 index.write_bytes(b"garbage")
 call()
 index.unlink()
 call()
-(data,) = folder.glob("*.nbc")
+(data,) = folder.glob("kernels.rows-*.nbc")
 data.write_bytes(data.read_bytes()[:1000])
 """
 
 HELD = """
 import subprocess
 
-kernels.PATIENCE = 0.1
+compiled.PATIENCE = 0.1
 hold = "import filelock, sys\\nwith filelock.FileLock(sys.argv[1]): print(flush=True); sys.stdin.read()"
 holder = subprocess.Popen([sys.executable, "-c", hold, folder / "anynorm.lock"], stdin=-1, stdout=-1)
 assert holder.stdout.readline()

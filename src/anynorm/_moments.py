@@ -26,6 +26,11 @@ class Moments(NamedTuple):
     m2: Array
 
 
+def over(caller: str, x: Array, axis: int | Shape | None) -> Layout:
+    """The axes named."""
+    return Layout(shared=axes_of(caller, axis, rank(caller, x)))
+
+
 def moments(
     x: Array, /, *, axis: int | Shape | None = None, where: Array | None = None, keepdims: bool = False
 ) -> Moments:
@@ -74,9 +79,8 @@ def moments(
     >>> m.count, m.mean, m.m2
     (array([2., 2.]), array([2., 4.]), array([2., 8.]))
     """
-    axes = axes_of("moments", axis, rank("moments", x))
-    call = prepare("moments", Layout(shared=axes), x, where=where)
-    xp = call.xp
+    call = prepare("moments", over, (axis,), x, where=where)
+    xp, axes = call.xp, call.layout.shared
     s = statistics(call)
     count = s.counts(xp)
     mean: Array = s.mean + s.rest  # type: ignore[operator]  # x is centred: there is one

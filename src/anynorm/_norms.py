@@ -33,15 +33,15 @@ if TYPE_CHECKING:
 # ---------------------------------------------------------------------------------- which axes
 
 
-def layer(caller: str, ndim: int, axis: int | Shape | None) -> Layout:
+def layer(caller: str, x: Array, axis: int | Shape | None) -> Layout:
     """The axes named."""
-    axes = axes_of(caller, axis, ndim)
+    axes = axes_of(caller, axis, rank(caller, x))
     return Layout(shared=axes, affine=axes)
 
 
-def rms(caller: str, ndim: int, axis: int | Shape | None) -> Layout:
+def rms(caller: str, x: Array, axis: int | Shape | None) -> Layout:
     """The axes named, whose mean is not subtracted."""
-    return layer(caller, ndim, axis)._replace(centred=False)
+    return layer(caller, x, axis)._replace(centred=False)
 
 
 def group(caller: str, x: Array, channel_axis: int, num_groups: int) -> Layout:
@@ -52,14 +52,15 @@ def group(caller: str, x: Array, channel_axis: int, num_groups: int) -> Layout:
     return Layout(shared=tuple(sorted(shared)), affine=(channel,), groups=groups)
 
 
-def instance(caller: str, ndim: int, channel_axis: int) -> Layout:
+def instance(caller: str, x: Array, channel_axis: int) -> Layout:
     """The spatial axes."""
-    channel, spatial = channel_and_spatial(caller, ndim, channel_axis)
+    channel, spatial = channel_and_spatial(caller, rank(caller, x), channel_axis)
     return Layout(shared=spatial, affine=(channel,))
 
 
-def batch(caller: str, ndim: int, channel_axis: int) -> Layout:
+def batch(caller: str, x: Array, channel_axis: int) -> Layout:
     """Every axis but the channels."""
+    ndim = rank(caller, x)
     channel = axis_of(caller, "channel_axis", channel_axis, ndim)
     return Layout(shared=tuple(i for i in range(ndim) if i != channel), affine=(channel,))
 
@@ -77,33 +78,32 @@ R = TypeVar("R")
 
 
 class Done(NamedTuple, Generic[R]):
-    """What a norm has done: its result, and what a pullback is made of."""
+    """What has been done with a call: a result, and what a pullback is made of."""
 
     result: R
-    caller: str  # for messages
     call: Call
-    statistics: Statistics
+    statistics: Statistics | None  # where they are to be kept
 
 
-def run(caller: str, layout: Layout, x: Array, *arguments: Any) -> Done[Array]:
-    """Check the arguments, and normalise."""
-    call = prepare(caller, layout, x, *arguments)
-    y, s = normalize(call)
-    return Done(y, caller, call, s)
+def forward(call: Call, *, keep: bool) -> Done[Array]:
+    """Normalise."""
+    y, s = normalize(call, keep=keep)
+    return Done(y, call, s)
 
 
-def norm(run: Callable[P, Done[R]]) -> Callable[P, R]:
-    """Make a norm of what does it and returns all of it: a function that returns the result alone."""
+def norm(make: Callable[P, Call]) -> Callable[P, Array]:
+    """Make a norm of what makes its call: a function that returns the normalised array."""
 
-    @wraps(run)
-    def result_of(*arguments: P.args, **keywords: P.kwargs) -> R:
-        return run(*arguments, **keywords).result
+    @wraps(make)
+    def result_of(*arguments: P.args, **keywords: P.kwargs) -> Array:
+        return normalize(make(*arguments, **keywords))[0]
 
-    return returning(result_of, run, signature(run).return_annotation.removeprefix("Done[").removesuffix("]"))
+    return returning(result_of, make, forward, "Array")
 
 
-def returning(function: Callable[P, R], arguments: Callable[..., Any], result: str) -> Callable[P, R]:
-    """Give a function another one's signature to show, but for what it returns."""
+def returning(function: Callable[P, R], arguments: Callable[..., Any], perform: Any, result: str) -> Callable[P, R]:
+    """Give a function another one's signature to show, but for what it returns, and what performs its calls."""
+    function.perform = perform  # type: ignore[attr-defined]
     function.__signature__ = signature(arguments).replace(return_annotation=result)  # type: ignore[attr-defined]
     function.__annotations__ = {**arguments.__annotations__, "return": result}
     return function
@@ -123,7 +123,7 @@ def layer_norm(
     eps: float = 1e-5,
     where: Array | None = None,
     sync: Callable[[Array], Array] | None = None,
-) -> Done[Array]:
+) -> Call:
     r"""Normalise each sample over the axes named: their elements share one mean and one variance.
 
     .. math:: y = \frac{x - \mathrm{E}[x]}{\sqrt{\mathrm{Var}[x] + \epsilon}} \cdot w + b
@@ -178,7 +178,7 @@ def layer_norm(
     array([[-1.22474487,  0.        ,  1.22474487],
            [-0.70710678, -0.70710678,  1.41421356]])
     """
-    return run("layer_norm", layer("layer_norm", rank("layer_norm", x), axis), x, weight, bias, eps, where, sync)
+    return prepare("layer_norm", layer, (axis,), x, weight, bias, eps, where, sync)
 
 
 @norm
@@ -192,7 +192,7 @@ def rms_norm(
     eps: float = 1e-5,
     where: Array | None = None,
     sync: Callable[[Array], Array] | None = None,
-) -> Done[Array]:
+) -> Call:
     r"""Divide each sample by its root mean square over the axes named: a layer norm without the mean.
 
     .. math:: y = \frac{x}{\sqrt{\mathrm{E}[x^2] + \epsilon}} \cdot w + b
@@ -231,7 +231,7 @@ def rms_norm(
     array([[0.84852814, 1.13137085],
            [0.        , 0.        ]])
     """
-    return run("rms_norm", rms("rms_norm", rank("rms_norm", x), axis), x, weight, bias, eps, where, sync)
+    return prepare("rms_norm", rms, (axis,), x, weight, bias, eps, where, sync)
 
 
 @norm
@@ -246,7 +246,7 @@ def group_norm(
     eps: float = 1e-5,
     where: Array | None = None,
     sync: Callable[[Array], Array] | None = None,
-) -> Done[Array]:
+) -> Call:
     r"""Normalise each group of neighbouring channels of each sample: they share one mean and one variance.
 
     .. math:: y = \frac{x - \mathrm{E}_{C/G,S}[x]}{\sqrt{\mathrm{Var}_{C/G,S}[x] + \epsilon}} \cdot w + b
@@ -292,8 +292,7 @@ def group_norm(
     >>> anynorm.group_norm(np.asarray([[1.0, 3.0, 10.0, 30.0]]), 2, eps=0)
     array([[-1.,  1., -1.,  1.]])
     """
-    layout = group("group_norm", x, channel_axis, num_groups)
-    return run("group_norm", layout, x, weight, bias, eps, where, sync)
+    return prepare("group_norm", group, (channel_axis, num_groups), x, weight, bias, eps, where, sync)
 
 
 @norm
@@ -308,7 +307,7 @@ def instance_norm(
     eps: float = 1e-5,
     where: Array | None = None,
     sync: Callable[[Array], Array] | None = None,
-) -> Done[Array]:
+) -> Call:
     r"""Normalise each channel of each sample by itself: its spatial elements share one mean and one variance.
 
     .. math:: y = \frac{x - \mathrm{E}_S[x]}{\sqrt{\mathrm{Var}_S[x] + \epsilon}} \cdot w + b
@@ -351,8 +350,7 @@ def instance_norm(
     array([[[-1.,  1.],
             [-1.,  1.]]])
     """
-    layout = instance("instance_norm", rank("instance_norm", x), channel_axis)
-    return run("instance_norm", layout, x, weight, bias, eps, where, sync, stats)
+    return prepare("instance_norm", instance, (channel_axis,), x, weight, bias, eps, where, sync, stats)
 
 
 @norm
@@ -367,7 +365,7 @@ def batch_norm(
     eps: float = 1e-5,
     where: Array | None = None,
     sync: Callable[[Array], Array] | None = None,
-) -> Done[Array]:
+) -> Call:
     r"""Normalise each channel over the whole batch: its elements in every sample share one mean and one variance.
 
     .. math:: y = \frac{x - \mathrm{E}_{N,S}[x]}{\sqrt{\mathrm{Var}_{N,S}[x] + \epsilon}} \cdot w + b
@@ -415,5 +413,4 @@ def batch_norm(
     array([[0., 1.],
            [1., 3.]])
     """
-    layout = batch("batch_norm", rank("batch_norm", x), channel_axis)
-    return run("batch_norm", layout, x, weight, bias, eps, where, sync, stats)
+    return prepare("batch_norm", batch, (channel_axis,), x, weight, bias, eps, where, sync, stats)

@@ -5,15 +5,17 @@ State goes in and state comes out: nothing is mutated.
 
 from __future__ import annotations
 
+from functools import wraps
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ._core.arguments import LARGEST, cast, check_kin, dtypes, integer, namespace, number, rank, state_of
+from . import _engines as engines
+from ._core.arguments import LARGEST, cast, check_kin, dtypes, integer, namespace, number, state_of
 from ._core.call import prepare
 from ._core.libraries import as_array, default_dtype, device_of, sharded_as
 from ._core.mean import Mean
 from ._engines import compose, normalize
 from ._moments import variance
-from ._norms import Done, batch, instance, norm
+from ._norms import Done, P, batch, instance, returning
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -128,7 +130,33 @@ def population_stats(m: Moments, /, *, correction: float = 1) -> RunningStats:
     return RunningStats(m.mean, xp.where(known, var, 1.0), steps)
 
 
-@norm
+class Step(NamedTuple):
+    """A checked call to a training form, and what it makes of the state."""
+
+    call: Call
+    stats: RunningStats
+    momentum: Any
+    correction: Any
+
+
+def train(step: Step, *, keep: bool = True) -> Done[tuple[Array, RunningStats]]:
+    """Normalise, and take the step."""
+    del keep  # the state is made of the statistics
+    y, s = normalize(step.call, keep=True)
+    return Done((y, advance(step, s)), step.call, s)
+
+
+def training(make: Callable[P, Step]) -> Callable[P, tuple[Array, RunningStats]]:
+    """Make a training form of what makes its step."""
+
+    @wraps(make)
+    def result_of(*arguments: P.args, **keywords: P.kwargs) -> tuple[Array, RunningStats]:
+        return train(make(*arguments, **keywords)).result
+
+    return returning(result_of, make, train, "tuple[Array, RunningStats]")
+
+
+@training
 def batch_norm_train(
     x: Array,
     stats: RunningStats,
@@ -142,7 +170,7 @@ def batch_norm_train(
     eps: float = 1e-5,
     where: Array | None = None,
     sync: Callable[[Array], Array] | None = None,
-) -> Done[tuple[Array, RunningStats]]:
+) -> Step:
     r"""Normalise a batch as :func:`batch_norm` does, and return the state that has seen it.
 
     .. math::
@@ -197,12 +225,10 @@ def batch_norm_train(
     >>> stats
     RunningStats(mean=array([ 1., 10.]), var=array([  1.5, 100.5]), steps=array(1))
     """
-    caller = "batch_norm_train"
-    layout = batch(caller, rank(caller, x), channel_axis)
-    return train(caller, layout, x, stats, weight, bias, momentum, correction, eps, where, sync)
+    return step("batch_norm_train", batch, channel_axis, x, stats, weight, bias, momentum, correction, eps, where, sync)
 
 
-@norm
+@training
 def instance_norm_train(
     x: Array,
     stats: RunningStats,
@@ -216,7 +242,7 @@ def instance_norm_train(
     eps: float = 1e-5,
     where: Array | None = None,
     sync: Callable[[Array], Array] | None = None,
-) -> Done[tuple[Array, RunningStats]]:
+) -> Step:
     r"""Normalise a batch as :func:`instance_norm` does, and return the state that has seen it.
 
     .. math::
@@ -262,13 +288,13 @@ def instance_norm_train(
     RunningStats(mean=array([11.]), var=array([101.]), steps=array(1))
     """
     caller = "instance_norm_train"
-    layout = instance(caller, rank(caller, x), channel_axis)
-    return train(caller, layout, x, stats, weight, bias, momentum, correction, eps, where, sync)
+    return step(caller, instance, channel_axis, x, stats, weight, bias, momentum, correction, eps, where, sync)
 
 
-def train(
+def step(
     caller: str,
-    layout: Layout,
+    rule: Callable[..., Layout],
+    channel_axis: int,
     x: Array,
     stats: RunningStats,
     weight: Array | None,
@@ -278,22 +304,31 @@ def train(
     eps: float,
     where: Array | None,
     sync: Callable[[Array], Array] | None,
-) -> Done[tuple[Array, RunningStats]]:
-    """Return x normalised, and the state that has seen it."""
+) -> Step:
+    """Return a training step whose arguments are checked."""
     if momentum is not None:
         momentum = number(caller, "momentum", momentum, 0.0, 1.0, x)
     correction = number(caller, "correction", correction, 0.0, LARGEST, x)
     if stats is None:
         message = f"{caller} needs a state: got stats=None; start with running_stats(channels, like=x)"
         raise TypeError(message)
-    call = prepare(caller, layout, x, weight, bias, eps, where, sync)
-    state = state_of(caller, call.xp, x, stats, layout.affine[0])
-    _check_steps(caller, x, stats.steps)
-    y, s = normalize(call)
-    step = (stats, state, s, momentum, correction)
+    call = prepare(caller, rule, (channel_axis,), x, weight, bias, eps, where, sync, state=stats)
+    if call.plan is None:
+        state_of(caller, call.xp, x, stats, call.layout.affine[0])
+        _check_steps(caller, x, stats.steps)
+    return Step(call, stats, momentum, correction)
+
+
+def advance(step: Step, s: Statistics) -> RunningStats:
+    """Return the state that has seen a batch of the statistics s."""
+    call, stats, momentum, correction = step
+    new = engines.advance(call, s, stats, momentum, correction)
+    if new is not None:
+        return RunningStats(*new, as_array(stats.steps + 1))
+    state = state_of("", call.xp, call.x, stats, call.layout.affine[0])
+    arguments = (stats, state, s, momentum, correction)
     # A Python number of steps stays one: nothing is compiled for every number.
-    new = _advance(call, *step) if isinstance(stats.steps, int) else compose(_advance, call, *step)
-    return Done((y, new), caller, call, s)
+    return _advance(call, *arguments) if isinstance(stats.steps, int) else compose(_advance, call, *arguments)
 
 
 def _check_steps(caller: str, x: Array, steps: Any) -> None:

@@ -10,6 +10,7 @@ from ._core.call import Layout, prepare
 from ._core.libraries import quiet
 from ._core.standardize import trusted
 from ._engines import normalize, statistics
+from ._moments import over
 
 if TYPE_CHECKING:
     from ._core.libraries import Array, Shape
@@ -57,16 +58,20 @@ def zscore(x: Array, /, *, axis: int | Shape | None = 0, correction: float = 0, 
     array([[-1.,  0.],
            [ 1.,  0.]])
     """
-    layout = Layout(shared=axes_of("zscore", axis, rank("zscore", x)))
+    axes_of("zscore", axis, rank("zscore", x))
     correction = number("zscore", "correction", correction, 0.0, LARGEST, x)
-    call = prepare("zscore", layout, x, where=where)
+    call = prepare("zscore", over, (axis,), x, where=where)
     xp = call.xp
     s = statistics(call)
-    count = s.counts(xp)
-    freedom = count - cast(xp, correction, count.dtype)
-    var = trusted(xp, s.var, 0.0) * (count / xp.where(freedom > 0, freedom, 1.0))
-    var = xp.where(freedom > 0, var, 0.0)
-    return normalize(call._replace(given=s._replace(var=var)))[0]
+    var = trusted(xp, s.var, 0.0)
+    if isinstance(s.count, int) and isinstance(correction, float):
+        freedom = s.count - correction
+        var = var * (s.count / freedom) if freedom > 0 else xp.zeros_like(var)
+    else:
+        count = s.counts(xp)
+        freedom = count - cast(xp, correction, count.dtype)
+        var = xp.where(freedom > 0, var * (count / xp.where(freedom > 0, freedom, 1.0)), 0.0)
+    return normalize(call.by(s._replace(var=var)))[0]
 
 
 def minmax_scale(
@@ -117,10 +122,10 @@ def minmax_scale(
            [0.5, 0. ],
            [1. , 0. ]])
     """
-    layout = Layout(shared=axes_of("minmax_scale", axis, rank("minmax_scale", x)))
+    axes_of("minmax_scale", axis, rank("minmax_scale", x))
     low, high = _range(feature_range)
-    call = prepare("minmax_scale", layout, x, where=where, counted=False)
-    xp, a, mask, axes = call.xp, call.inner(x), call.mask, layout.shared
+    call = prepare("minmax_scale", over, (axis,), x, where=where, counted=False)
+    xp, a, mask, axes = call.xp, call.inner(x), call.mask, call.layout.shared
     if 0 in a.shape:
         return call.finish(a)
     least = xp.min(a if mask is None else xp.where(mask, a, math.inf), axis=axes, keepdims=True)

@@ -21,6 +21,7 @@ from . import _norms as norms
 from . import _running as running
 from ._core.arguments import gradient_of
 from ._core.libraries import namespace_of
+from ._core.plans import checked
 from ._engines import pull
 from ._norms import returning
 
@@ -58,7 +59,7 @@ class Pullback:
         self._caller, self._call, self._statistics = caller, call, s
 
     def __getstate__(self) -> tuple[str, Call, Statistics]:
-        call = self._call._replace(xp=None)  # a namespace is a module, which no pickle holds
+        call = self._call.alone()._replace(xp=None)  # a namespace is a module, which no pickle holds
         return self._caller, call, self._statistics
 
     def __setstate__(self, state: tuple[str, Call, Statistics]) -> None:
@@ -89,20 +90,22 @@ class Pullback:
             dy is not of the result's shape, or on another device.
         """
         call = self._call
-        return pull(call, self._statistics, gradient_of(self._caller, call.xp, call.x, dy))
+        dy = checked(call, dy, lambda: gradient_of(self._caller, call.xp, call.x, dy))
+        return pull(call, self._statistics, dy)
 
 
 def with_pullback(norm: Callable[P, R]) -> Callable[[Callable[[], None]], Callable[P, tuple[R, Pullback]]]:
     """Make a norm's namesake of what is but a docstring: it returns the norm's result, and its pullback."""
-    run: Callable[P, Any] = norm.__wrapped__  # type: ignore[attr-defined]
+    make: Callable[P, Any] = norm.__wrapped__  # type: ignore[attr-defined]
+    perform: Callable[..., Any] = norm.perform  # type: ignore[attr-defined]
 
     def decorate(documented: Callable[[], None]) -> Callable[P, tuple[R, Pullback]]:
         @wraps(documented)
         def both(*arguments: P.args, **keywords: P.kwargs) -> tuple[R, Pullback]:
-            done = run(*arguments, **keywords)
-            return done.result, Pullback(done.caller, done.call, done.statistics)
+            done = perform(make(*arguments, **keywords), keep=True)
+            return done.result, Pullback(norm.__name__, done.call, done.statistics)
 
-        return returning(both, norm, f"tuple[{signature(norm).return_annotation}, Pullback]")
+        return returning(both, norm, perform, f"tuple[{signature(norm).return_annotation}, Pullback]")
 
     return decorate
 

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .arguments import LARGEST, cast, check_affine, check_sizes, dtypes, mask_of, namespace, number, state_of
 from .libraries import as_array, chunked_as, namespace_of, reuse, shape_along
 from .mean import Mean, counts
+from .plans import find, kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .arguments import State
     from .libraries import Array, Namespace, Shape
+    from .plans import Known
 
 
 class Statistics(NamedTuple):
@@ -67,6 +69,20 @@ class Call(NamedTuple):
     given: Statistics | None  # what to standardise by, if not by x's own statistics
     dtype: Any  # the result's
     computing: Any  # the dtype to compute in
+    kind: Any = None  # see plans
+    plan: Any = None  # an engine's, for calls of this kind
+
+    def alone(self) -> Call:
+        """Return the call without what is known of its kind."""
+        if self.plan is None or self.given is None:
+            return self._replace(kind=None, plan=None)
+        return self._replace(kind=None, plan=None, given=_sound(self.xp, self.given))
+
+    def by(self, given: Statistics) -> Call:
+        """Return the call with statistics to standardise by, which is one of another kind."""
+        kind = None if self.kind is None else (self.kind, "by")
+        known = find(kind)
+        return self._replace(given=given, kind=kind, plan=None if known is None else known.plan)
 
     def inner(self, a: Array) -> Array:
         """Return an array of x's rank as the computation has it: in its dtype, the channel axis split into groups."""
@@ -115,7 +131,8 @@ class Call(NamedTuple):
 
 def prepare(
     caller: str,
-    layout: Layout,
+    rule: Callable[..., Layout],
+    options: tuple[Any, ...],
     x: Array,
     weight: Array | None = None,
     bias: Array | None = None,
@@ -124,12 +141,22 @@ def prepare(
     sync: Any = None,
     stats: Any = None,
     *,
+    state: Any = None,
     counted: bool = True,
 ) -> Call:
-    """Check everything, and return what the computation needs."""
+    """Check everything, and return what the computation needs; what a kind decides is checked at its first call."""
+    kind = None
+    if where is None and sync is None:
+        kind = kind_of(rule, options, x, weight, bias, *_parts(stats), *_parts(state))
+        known = find(kind)
+        if known is not None and type(eps) is float and 0.0 <= eps <= LARGEST:
+            return _again(known, kind, x, weight, bias, eps, stats)
+    layout = rule(caller, x, *options)
     xp = namespace(caller, x, weight=weight, bias=bias, where=where)
     dtype, computing = dtypes(caller, xp, x)
     given = None if stats is None else _given(xp, state_of(caller, xp, x, stats, layout.affine[0]), computing)
+    if given is not None and not stats.mean.dtype == stats.var.dtype == computing:
+        kind = None  # they are converted in every call
     if sync is not None and not callable(sync):
         message = f"{caller} needs sync to be a function that sums an array over the replicas: got {sync!r}"
         raise TypeError(message)
@@ -144,19 +171,36 @@ def prepare(
     mask = None if where is None else mask_of(caller, xp, x, where)
     if given is None and counted:
         check_sizes(caller, xp, layout.shape(x), layout.shared)
-    return Call(layout, xp, x, weight, bias, eps, mask, sync, given, dtype, computing)
+    return Call(layout, xp, x, weight, bias, eps, mask, sync, given, dtype, computing, kind)
+
+
+def _parts(stats: Any) -> tuple[Any, ...]:
+    """Return the arrays of a state for its kind; of what is no state, what no kind has."""
+    if stats is None:
+        return (None, None)
+    return (getattr(stats, "mean", stats), getattr(stats, "var", stats)) if isinstance(stats, tuple) else (stats,)
+
+
+def _again(known: Known, kind: Any, x: Array, weight: Array | None, bias: Array | None, eps: float, stats: Any) -> Call:
+    """Return a call of a kind that is known."""
+    layout, xp, dtype, computing, along, plan = known
+    given = None
+    if along is not None:
+        given = Statistics(None, stats.mean.reshape(along), None, stats.var.reshape(along))
+    return Call(layout, xp, x, weight, bias, eps, None, None, given, dtype, computing, kind, plan)
 
 
 def _given(xp: Namespace, state: State, dtype: Any) -> Statistics:
-    """Return a state as statistics in dtype: exactly, where its mean is of a wider one.
-
-    A variance below 0 is NaN, whatever eps would make of it: it shows that the state is corrupt.
-    """
+    """Return a state as statistics in dtype: exactly, where its mean is of a wider one."""
     first = xp.astype(state.mean, dtype, copy=False)
     wider = xp.finfo(state.mean.dtype).bits > xp.finfo(dtype).bits
     rest = xp.astype(state.mean - xp.astype(first, state.mean.dtype), dtype) if wider else None
-    var = xp.astype(state.var, dtype, copy=False)
-    return Statistics(None, first, rest, xp.where(var < 0, math.nan, var))
+    return _sound(xp, Statistics(None, first, rest, xp.astype(state.var, dtype, copy=False)))
+
+
+def _sound(xp: Namespace, s: Statistics) -> Statistics:
+    """Return statistics whose variance is NaN below 0, whatever eps would make of it: it shows that they are corrupt."""
+    return s._replace(var=xp.where(s.var < 0, math.nan, s.var))
 
 
 def split(xp: Namespace, a: Array, axis: int, parts: int) -> Array:

@@ -1,10 +1,12 @@
 """Who does the work: array-API code, which defines it, or an engine that does the same faster.
 
-An engine is a module with three functions of a checked call, each of which may return None to refuse it:
+An engine is a module with functions of a checked call, each of which may return None to refuse it:
 
-* ``normalize(call)`` returns the normalised array and the statistics of its slices,
+* ``normalize(call, keep=...)`` returns the normalised array, and the statistics of its slices where they are to be kept,
 * ``statistics(call)`` returns those alone,
-* ``pull(call, statistics, dy)`` returns the gradients of x, weight and bias, given that of the result.
+* ``pull(call, statistics, dy)`` returns the gradients of x, weight and bias, given that of the result,
+* ``advance(call, statistics, stats, momentum, correction)``, which it need not have, returns the running mean and
+  variance after a batch.
 
 It is told by axes what to do, never by the name of a norm.
 """
@@ -26,9 +28,9 @@ if TYPE_CHECKING:
 __all__ = ["compose", "engine", "normalize", "problems", "pull", "statistics", "watch"]
 
 
-def normalize(call: Call) -> tuple[Array, Statistics]:
-    """Return the normalised array, and the statistics of its slices."""
-    done: tuple[Array, Statistics] = _run("normalize", call)
+def normalize(call: Call, *, keep: bool = False) -> tuple[Array, Statistics]:
+    """Return the normalised array, and the statistics of its slices: where they are not to be kept they may be None."""
+    done: tuple[Array, Statistics] = _run("normalize", call, keep=keep)
     return done
 
 
@@ -44,17 +46,28 @@ def pull(call: Call, s: Statistics, dy: Array) -> tuple[Array, Array | None, Arr
     return done
 
 
+def advance(call: Call, s: Statistics, *arguments: Any) -> tuple[Array, Array] | None:
+    """Return the running mean and variance after a batch of the statistics s, None where the engine does not do it."""
+    if call.plan is None and is_compiling(call.xp):
+        return None
+    module = chosen(library_name(call.xp))[1]
+    done: tuple[Array, Array] | None = None
+    if hasattr(module, "advance"):
+        done = module.advance(call, s, *arguments)  # type: ignore[union-attr]
+    return done
+
+
 def compose(function: Callable[..., Any], call: Call, *arguments: Any) -> Any:
     """Return a function of a call and of small arrays, compiled as one where that is the engine's way."""
     module = chosen("jax")[1] if library_name(call.xp) == "jax" and call.sync is None else None
     return function(call, *arguments) if module is None else module.compose(function, call, *arguments)
 
 
-def _run(work: str, call: Call, *arguments: Any) -> Any:
+def _run(work: str, call: Call, *arguments: Any, **keywords: Any) -> Any:
     """Have the engine that is chosen do it, or the array-API code."""
-    if is_compiling(call.xp):  # and neither context nor environment compiles
+    if call.plan is None and is_compiling(call.xp):  # neither context nor environment compiles
         return getattr(array_api, work)(call, *arguments)
     name, module = chosen(library_name(call.xp))
-    done = None if module is None else getattr(module, work)(call, *arguments)
+    done = None if module is None else getattr(module, work)(call, *arguments, **keywords)
     ran(ARRAY_API if done is None else name)
-    return getattr(array_api, work)(call, *arguments) if done is None else done
+    return getattr(array_api, work)(call.alone(), *arguments) if done is None else done

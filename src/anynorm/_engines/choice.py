@@ -174,6 +174,7 @@ def chosen(library: str) -> tuple[str, ModuleType | None]:
     return name, loaded
 
 
+@cache
 def _from_environment() -> str | None:
     asked = os.environ.get("ANYNORM_ENGINE") or None
     if asked is not None:

@@ -33,8 +33,9 @@ barrier = jax.lax.optimization_barrier
 # ---------------------------------------------------------------------------------- the engine
 
 
-def normalize(call: Call) -> tuple[Array, Statistics] | None:
-    """Return the normalised array, and the statistics of its slices."""
+def normalize(call: Call, *, keep: bool) -> tuple[Array, Statistics] | None:
+    """Return the normalised array, and the statistics of its slices: XLA leaves out what nobody reads."""
+    del keep
     if call.sync is not None:  # it may be another function in every call, each to be compiled for
         return None
     y, s = compose(_normalize, call)

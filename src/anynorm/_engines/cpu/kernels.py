@@ -3,39 +3,37 @@
 An array comes as (A, B, C, D), its slices (a, c) reduced over B and D; what broadcasts to it comes with the same rank.
 Sums are float64, of deviations from an element of the slice: so their cancellation is at most as large as the slice
 is, which float64 affords a float32 array, and a constant slice deviates by exactly 0. A float64 array is summed once
-more, from its mean. Half precision is widened block by block: float16 comes as uint16, bfloat16 as int16.
+more, from its mean.
 
 Every kernel does piece `p` of `pieces` of the work, so that pieces may run side by side. `rows` walk a slice along D,
 `columns` many slices at once down B, for D too short to walk along.
+
+All kernels have the same parameters, of which each uses some: pointers to x, to the gradient dy of the result and to
+what is to be written; to the weight, the bias and the tables of the slices' statistics; to sums; and to a geometry of
+whole numbers, whose places are named below. So one caller, compiled once, serves them all (see compiled.py).
 """
 
 from __future__ import annotations
 
 import math
-import platform
 from collections.abc import Callable
-from contextlib import suppress
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
-from llvmlite import binding as llvm
-from llvmlite import ir
-from numba import config, njit, prange, types
-from numba.extending import intrinsic, overload
+from numba import carray, njit
+
+from .half import load, room, store
 
 Kernel = Callable[..., Any]
 
-if config.DISABLE_JIT:
-    message = f"Numba compiles nothing, since NUMBA_DISABLE_JIT is {config.DISABLE_JIT}"
-    raise ImportError(message)
-
-PATIENCE = 60.0  # seconds to wait for another process that compiles: a kernel takes less than ten
 BLOCK = 1024  # elements that stay in the innermost cache, with what is made of them
 
 OWN, AT_ZERO, GIVEN = 0, 1, 2  # what a slice is standardised by: its mean and variance, its mean square, or neither
+SHAPE, WEIGHT, BIAS, MEAN, REST, VAR = 0, 4, 8, 12, 16, 20  # where the geometry has four sizes each
+COLUMNS = 24  # and three
+DEPTH, WIDTH, KIND, WANTED, CHANNELS = 27, 28, 29, 30, 31
+PLACES = 32
+RESULT, STATISTICS, WEIGHTS, BIASES = 1, 2, 4, 8  # what may be wanted
 
 
 def inner(function: Kernel) -> Any:
@@ -43,151 +41,16 @@ def inner(function: Kernel) -> Any:
     return njit(nogil=True, error_model="numpy")(function)
 
 
-def kernel(function: Kernel, **options: Any) -> Any:
-    """Compile a kernel when it is first called, or take it from the cache on disk, if there is a place for one."""
-    options |= {"nogil": True, "error_model": "numpy"}
-    try:
-        compiled = njit(cache=True, **options)(function)
-    except (OSError, RuntimeError):  # neither the package's folder nor the user's can be written to
-        return njit(**options)(function)
-    compile_ = compiled.compile
-
-    def compile_alone(signature: Any) -> Any:
-        # Processes that save different signatures at once would give one file's name to both.
-        with suppress(Exception), _lock(compiled.stats.cache_path):
-            return compile_(signature)
-        # A full disk, a damaged file, somebody else's lock: a norm can do without the cache.
-        compiled._cache.disable()  # noqa: SLF001  Numba has no public way to
-        return compile_(signature)
-
-    compiled.compile = compile_alone
-    return compiled
-
-
-def in_parallel(function: Kernel) -> Any:
-    """Compile a kernel whose loop over pieces runs on several cores."""
-    return kernel(function, parallel=True)
-
-
-@cache
-def _lock(folder: str) -> FileLock:
-    return FileLock(Path(folder) / "anynorm.lock", timeout=PATIENCE)
-
-
-# ---------------------------------------------------------------------------------- half precision
-
-
-@intrinsic
-def _as_float(_, bits):
-    def generate(context, builder, signature, args):
-        return builder.bitcast(args[0], ir.FloatType())
-
-    return types.float32(types.uint32), generate
-
-
-@intrinsic
-def _as_bits(_, value):
-    def generate(context, builder, signature, args):
-        return builder.bitcast(args[0], ir.IntType(32))
-
-    return types.uint32(types.float32), generate
-
-
-# LLVM calls a function for what the processor does not do, and Numba has none.
-KNOWS_FLOAT16 = platform.machine() not in ("x86_64", "AMD64") or (
-    bool(llvm.get_host_cpu_features().get("f16c")) and config.CPU_NAME is None and config.CPU_FEATURES is None
-)
-
-U = np.uint32
-
-
-@intrinsic
-def _widen_float16(_, bits):
-    def generate(context, builder, signature, args):
-        return builder.fpext(builder.bitcast(args[0], ir.HalfType()), ir.FloatType())
-
-    return types.float32(types.uint16), generate
-
-
-@intrinsic
-def _narrow_float16(_, value):
-    def generate(context, builder, signature, args):
-        return builder.bitcast(builder.fptrunc(args[0], ir.HalfType()), ir.IntType(16))
-
-    return types.uint16(types.float32), generate
+@inner
+def _four(pointer, geometry, at):
+    """Return the array of four axes whose sizes stand in the geometry."""
+    return carray(pointer, (geometry[at], geometry[at + 1], geometry[at + 2], geometry[at + 3]))
 
 
 @inner
-def _widen_bfloat16(half):
-    return _as_float(U(U(np.uint16(half)) << U(16)))
-
-
-@inner
-def _narrow_bfloat16(value):
-    bits = _as_bits(value)
-    rounded = U(U(bits + U(0x7FFF) + U(U(bits >> U(16)) & U(1))) >> U(16))
-    if math.isnan(value):  # rounding would carry some NaN to infinity
-        rounded = U(U(bits >> U(16)) | U(0x40))
-    return np.int16(np.uint16(rounded))
-
-
-def load(block, scratch):
-    """Return the floats of a block: itself, or in scratch."""
-
-
-def room(block, scratch):
-    """Return where the floats of a block are to be written: itself, or scratch."""
-
-
-def store(values, block):
-    """Bring what was written to room(block, scratch) to the block."""
-
-
-@overload(load)
-def _load(block, scratch):
-    if block.dtype == types.uint16:
-
-        def widen(block, scratch):
-            for i in range(block.size):
-                scratch[i] = _widen_float16(block[i])
-            return scratch[: block.size]
-
-        return widen
-    if block.dtype == types.int16:
-
-        def widen(block, scratch):
-            for i in range(block.size):
-                scratch[i] = _widen_bfloat16(block[i])
-            return scratch[: block.size]
-
-        return widen
-    return lambda block, scratch: block
-
-
-@overload(room)
-def _room(block, scratch):
-    if isinstance(block.dtype, types.Float):
-        return lambda block, scratch: block
-    return lambda block, scratch: scratch[: block.size]
-
-
-@overload(store)
-def _store(values, block):
-    if block.dtype == types.uint16:
-
-        def narrow(values, block):
-            for i in range(block.size):
-                block[i] = _narrow_float16(values[i])
-
-        return narrow
-    if block.dtype == types.int16:
-
-        def narrow(values, block):
-            for i in range(block.size):
-                block[i] = _narrow_bfloat16(values[i])
-
-        return narrow
-    return lambda values, block: None
+def _table(pointer, geometry, at=SHAPE):
+    """Return the table of the slices, (A, 1, C, 1)."""
+    return carray(pointer, (geometry[at], 1, geometry[at + 2], 1))
 
 
 # ---------------------------------------------------------------------------------- sums
@@ -225,7 +88,13 @@ def _part(size, pieces, p):
 @inner
 def _at(table, a, b, c):
     """The elements of a table that belong to a row: all along D, or one."""
-    return table[min(a, table.shape[0] - 1), min(b, table.shape[1] - 1), min(c, table.shape[2] - 1)]
+    return table[a % table.shape[0], b % table.shape[1], c % table.shape[2]]
+
+
+@inner
+def _of(table, a, c):
+    """The entry of a slice, in a table that may be of one for all."""
+    return table[a % table.shape[0], 0, c % table.shape[2], 0]
 
 
 LEAST = 2.0**-1006  # the least mean square that is known: squares below 2**-1022 lose digits
@@ -233,7 +102,9 @@ LEAST = 2.0**-1006  # the least mean square that is known: squares below 2**-102
 
 @inner
 def _rstd(var, eps, dtype):
-    """Return 1 / sqrt(var + eps), 0 for a constant slice, and NaN where the dtype does not hold it."""
+    """Return 1 / sqrt(var + eps), 0 for a constant slice, and NaN where the dtype does not hold it or no variance is."""
+    if var < 0.0:
+        return dtype(math.nan)
     total = var + eps
     if total <= 0.0:
         return dtype(0.0)
@@ -299,44 +170,58 @@ def _first(x, a, b, c, d, scratch):
 
 
 @inner
-def _standardize_row(row, out, mean, rest, rstd, weight, bias, scratch, scratch_out):
+def _standardize_row(row, out, mean, rest, rstd, weight, bias, scratches):
+    alike = weight.size == bias.size
     for i in range(0, row.size, BLOCK):
-        x, y = load(row[i : i + BLOCK], scratch), room(out[i : i + BLOCK], scratch_out)
-        if weight.size == 1:
+        x, y = load(row[i : i + BLOCK], scratches[0]), room(out[i : i + BLOCK], scratches[1])
+        if alike and weight.size == 1:
             w, b = weight[0], bias[0]
             for j in range(x.size):
                 y[j] = ((x[j] - mean) - rest) * rstd * w + b
-        else:
+        elif alike:
             w_block, b_block = weight[i : i + BLOCK], bias[i : i + BLOCK]
             for j in range(x.size):
                 y[j] = ((x[j] - mean) - rest) * rstd * w_block[j] + b_block[j]
+        elif weight.size == 1:
+            w, b_block = weight[0], bias[i : i + BLOCK]
+            for j in range(x.size):
+                y[j] = ((x[j] - mean) - rest) * rstd * w + b_block[j]
+        else:
+            w_block, b = weight[i : i + BLOCK], bias[0]
+            for j in range(x.size):
+                y[j] = ((x[j] - mean) - rest) * rstd * w_block[j] + b
         store(y, out[i : i + BLOCK])
 
 
-@kernel
-def rows(x, y, mean, rest, var, weight, bias, eps, kind, pieces, p):
-    """Standardise slices, each while it is in the cache. An empty y asks for the statistics alone."""
+def rows(x, dy, out, weight, bias, mean, rest, var, one, two, geometry, eps, pieces, p):
+    """Standardise slices, each while it is in the cache."""
+    geometry = carray(geometry, PLACES)
+    x, y, weight, bias = _four(x, geometry, SHAPE), _four(out, geometry, SHAPE), _four(weight, geometry, WEIGHT), _four(bias, geometry, BIAS)
+    mean, rest, var, kind, wanted = _table(mean, geometry, MEAN), _table(rest, geometry, REST), _table(var, geometry, VAR), geometry[KIND], geometry[WANTED]
     dtype = mean.dtype.type
-    scratch, scratch_out = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
+    scratches = np.empty((2, BLOCK), np.float32)
     n = float(x.shape[1] * x.shape[3])
     low, high = _part(x.shape[0] * x.shape[2], pieces, p)
     for u in range(low, high):
         a, c = u // x.shape[2], u % x.shape[2]
         if kind != GIVEN:
-            shift = _first(x, a, 0, c, 0, scratch) if kind == OWN else 0.0
-            s, q = _slice_sums(x, a, c, shift, scratch)
+            shift = _first(x, a, 0, c, 0, scratches[0]) if kind == OWN else 0.0
+            s, q = _slice_sums(x, a, c, shift, scratches[0])
             if x.itemsize == 8 and kind == OWN:
                 shift += s / n
-                s, q = _slice_sums(x, a, c, shift, scratch)
-            m, r, square = _statistics(x, a, c, shift, s, q, n, kind, dtype, scratch)
-            mean[a, 0, c, 0], rest[a, 0, c, 0], var[a, 0, c, 0] = m, r, square
+                s, q = _slice_sums(x, a, c, shift, scratches[0])
+            m, r, square = _statistics(x, a, c, shift, s, q, n, kind, dtype, scratches[0])
+            if wanted & STATISTICS:
+                var[a, 0, c, 0] = square
+                if kind == OWN:
+                    mean[a, 0, c, 0], rest[a, 0, c, 0] = m, r
         else:
-            m, r, square = mean[a, 0, c, 0], rest[a, 0, c, 0], np.float64(var[a, 0, c, 0])
-        if y.size:
+            m, r, square = _of(mean, a, c), _of(rest, a, c), _of(var, a, c)
+        if wanted & RESULT:
             rstd = _rstd(square, eps, dtype)
             for b in range(x.shape[1]):
                 w_row, b_row = _at(weight, a, b, c), _at(bias, a, b, c)
-                _standardize_row(x[a, b, c], y[a, b, c], m, r, rstd, w_row, b_row, scratch, scratch_out)
+                _standardize_row(x[a, b, c], y[a, b, c], m, r, rstd, w_row, b_row, scratches)
 
 
 @inner
@@ -354,14 +239,15 @@ def _row_products(dy, x, mean, rest, weight):
 
 
 @inner
-def _parameter_gradients(dy, x, mean, rest, rstd, dweight, dbias):
-    """Add what a row gives to gradients that run along it; that of bias alone may be asked for, too."""
-    if dweight.size:
-        for i in range(x.size):
-            dweight[i] += np.float64(dy[i]) * np.float64(((x[i] - mean) - rest) * rstd)
-    if dbias.size:
-        for i in range(x.size):
-            dbias[i] += dy[i]
+def _add_products(dy, x, mean, rest, rstd, dweight):
+    for i in range(x.size):
+        dweight[i] += np.float64(dy[i]) * np.float64(((x[i] - mean) - rest) * rstd)
+
+
+@inner
+def _add_row(dy, dbias):
+    for i in range(dy.size):
+        dbias[i] += dy[i]
 
 
 @inner
@@ -380,38 +266,44 @@ def _pull_row(row, dy_row, out, mean, rest, rstd, weight, shift, scale, scratche
         store(dx, out[i : i + BLOCK])
 
 
-@kernel
-def rows_pullback(x, dy, dx, mean, rest, var, weight, dweight, dbias, eps, kind, pieces, p):
-    """Pull the gradient of slices back. dweight and dbias are of one element a row, along D, or empty."""
+def rows_pullback(x, dy, out, weight, bias, mean, rest, var, one, two, geometry, eps, pieces, p):
+    """Pull the gradient of slices back, and sum that of weight and bias: along D for each piece, or for each row."""
+    geometry = carray(geometry, PLACES)
+    x, dy, dx, weight = _four(x, geometry, SHAPE), _four(dy, geometry, SHAPE), _four(out, geometry, SHAPE), _four(weight, geometry, WEIGHT)
+    mean, rest, var, kind, wanted = _table(mean, geometry, MEAN), _table(rest, geometry, REST), _table(var, geometry, VAR), geometry[KIND], geometry[WANTED]
+    along = geometry[WEIGHT + 3] > 1 or geometry[BIAS + 3] > 1
+    rows = (pieces, 1, x.shape[3]) if along else (1, x.shape[0] * x.shape[1] * x.shape[2], 1)
+    dweight, dbias = carray(one, rows), carray(two, rows)
     dtype = mean.dtype.type
     scratches = np.empty((3, BLOCK), np.float32)
     n = float(x.shape[1] * x.shape[3])
-    along = weight.shape[3] > 1
     low, high = _part(x.shape[0] * x.shape[2], pieces, p)
     for u in range(low, high):
         a, c = u // x.shape[2], u % x.shape[2]
-        m, r, rstd = mean[a, 0, c, 0], rest[a, 0, c, 0], _rstd(var[a, 0, c, 0], eps, dtype)
+        m, r, rstd = _of(mean, a, c), _of(rest, a, c), _rstd(_of(var, a, c), eps, dtype)
         shift, scale = 0.0, 0.0
         for b in range(x.shape[1]):
             row, dy_row, w_row = x[a, b, c], dy[a, b, c], _at(weight, a, b, c)
             s, q, s_error, q_error = 0.0, 0.0, 0.0, 0.0
             for i in range(0, row.size, BLOCK):
                 block, g = load(row[i : i + BLOCK], scratches[0]), load(dy_row[i : i + BLOCK], scratches[1])
-                part, product = _row_products(g, block, m, r, w_row[i : i + BLOCK] if along else w_row)
+                part, product = _row_products(g, block, m, r, w_row if w_row.size == 1 else w_row[i : i + BLOCK])
                 s, s_error = _add(s, s_error, part)
                 q, q_error = _add(q, q_error, product)
                 if along:
                     own = slice(i, i + BLOCK)
-                    _parameter_gradients(g, block, m, r, rstd, dweight[p, 0, own], dbias[p, 0, own])
+                    if wanted & WEIGHTS:
+                        _add_products(g, block, m, r, rstd, dweight[p, 0, own])
+                    if wanted & BIASES:
+                        _add_row(g, dbias[p, 0, own])
             s, q = s + s_error, (q + q_error) * rstd
-            if along:
-                shift, scale = shift + s, scale + q
-            else:
-                shift, scale = shift + w_row[0] * s, scale + w_row[0] * q
+            w = 1.0 if w_row.size > 1 else np.float64(w_row[0])  # that of a longer one is in the sums already
+            shift, scale = shift + w * s, scale + w * q
+            if not along:
                 at = (a * x.shape[1] + b) * x.shape[2] + c
-                if dweight.size:
+                if wanted & WEIGHTS:
                     dweight[0, at, 0] = q
-                if dbias.size:
+                if wanted & BIASES:
                     dbias[0, at, 0] = s
         shift = shift / n if kind == OWN else 0.0
         scale = scale / n if kind != GIVEN else 0.0
@@ -427,6 +319,18 @@ def rows_pullback(x, dy, dx, mean, rest, var, weight, dweight, dbias, eps, kind,
 
 
 @inner
+def _columns(pointer, geometry):
+    """Return an array as (A, B, L)."""
+    return carray(pointer, (geometry[COLUMNS], geometry[COLUMNS + 1], geometry[COLUMNS + 2]))
+
+
+@inner
+def _sums(pointer, geometry, pieces, depth):
+    """Return sums down columns, one for each piece, A, C and D."""
+    return carray(pointer, (pieces, geometry[SHAPE], geometry[SHAPE + 2], depth))
+
+
+@inner
 def _piece(x, pieces, p):
     """Return the piece's part of A and of B: pieces share out the one that is long enough."""
     if x.shape[0] >= pieces:
@@ -439,10 +343,10 @@ def _piece(x, pieces, p):
 @inner
 def _spread(table, a, low, columns, depth, out):
     """Lay a table of shape (A or 1, 1, C or 1, D or 1) along the columns from low on."""
-    values = table[min(a, table.shape[0] - 1), 0]
+    values = table[a % table.shape[0], 0]
     for j in range(out.size):
         c, d = (low + j) // depth % columns, (low + j) % depth
-        out[j] = values[min(c, values.shape[0] - 1), min(d, values.shape[1] - 1)]
+        out[j] = values[c % values.shape[0], d % values.shape[1]]
 
 
 FLUSH = 128  # rows whose sums are added up before they are added to the rest
@@ -456,9 +360,21 @@ def _sum_columns(x, base, s, q):
         q[j] += d * d
 
 
-@kernel
-def columns_sums(x, shift, s, q, columns, depth, width, pieces, p):
-    """Add the deviations from shift, of shape (A, 1, C, 1), and their squares to s and q, of shape (pieces, A, C)."""
+def columns_first(x, dy, out, weight, bias, mean, rest, var, one, two, geometry, eps, pieces, p):
+    """Write the element that a slice's deviations are taken from, to var."""
+    geometry = carray(geometry, PLACES)
+    x, shift, scratch = _four(x, geometry, SHAPE), _table(var, geometry), np.empty(1, np.float32)
+    for a in range(x.shape[0]):
+        for c in range(x.shape[2]):
+            shift[a, 0, c, 0] = _first(x, a, 0, c, 0, scratch) if geometry[KIND] == OWN else 0.0
+
+
+def columns_sums(x, dy, out, weight, bias, mean, rest, var, one, two, geometry, eps, pieces, p):
+    """Add the deviations from what stands in var, and their squares, to one and two."""
+    geometry = carray(geometry, PLACES)
+    x, shift = _columns(x, geometry), _table(var, geometry)
+    s, q = _sums(one, geometry, pieces, 1), _sums(two, geometry, pieces, 1)
+    columns, depth, width = shift.shape[2], geometry[DEPTH], geometry[WIDTH]
     scratch, base = np.empty(width, np.float32), np.empty(width)
     part, total = np.empty((2, width)), np.empty((2, width))
     a0, a1, b0, b1 = _piece(x, pieces, p)
@@ -475,29 +391,36 @@ def columns_sums(x, shift, s, q, columns, depth, width, pieces, p):
             j = 0
             while j < own.stop - low:  # neighbours first: a sum of few sums
                 c, end = (low + j) // depth % columns, min(own.stop - low, j + depth - (low + j) % depth)
-                s[p, a, c] += total[0, j:end].sum()
-                q[p, a, c] += total[1, j:end].sum()
+                s[p, a, c, 0] += total[0, j:end].sum()
+                q[p, a, c, 0] += total[1, j:end].sum()
                 j = end
 
 
-@kernel
-def first_elements(x, out):
-    """Write the first element of every slice to a table, (A, 1, C, 1)."""
-    scratch = np.empty(1, np.float32)
-    for a in range(x.shape[0]):
-        for c in range(x.shape[2]):
-            out[a, 0, c, 0] = _first(x, a, 0, c, 0, scratch)
+def columns_again(x, dy, out, weight, bias, mean, rest, var, one, two, geometry, eps, pieces, p):
+    """Move what stands in var to the mean that the pieces' sums give, and clear them: see float64."""
+    geometry = carray(geometry, PLACES)
+    shift, s, q = _table(var, geometry), _sums(one, geometry, pieces, 1), _sums(two, geometry, pieces, 1)
+    n = float(geometry[SHAPE + 1] * geometry[SHAPE + 3])
+    for a in range(shift.shape[0]):
+        for c in range(shift.shape[2]):
+            shift[a, 0, c, 0] += s[:, a, c, 0].sum() / n
+    s[:], q[:] = 0.0, 0.0
 
 
-@kernel
-def columns_statistics(x, shift, s, q, n, kind, mean, rest, var):
-    """Turn sums over slices, each of shape (A, C), into the tables of their statistics."""
-    scratch = np.empty(BLOCK, np.float32)
-    for a in range(s.shape[0]):
-        for c in range(s.shape[1]):
-            mean[a, 0, c, 0], rest[a, 0, c, 0], var[a, 0, c, 0] = _statistics(
-                x, a, c, shift[a, 0, c, 0], s[a, c], q[a, c], n, kind, mean.dtype.type, scratch
-            )
+def columns_statistics(x, dy, out, weight, bias, mean, rest, var, one, two, geometry, eps, pieces, p):
+    """Turn the pieces' sums into the statistics of the slices."""
+    geometry = carray(geometry, PLACES)
+    x, shift, mean, rest = _four(x, geometry, SHAPE), _table(var, geometry), _table(mean, geometry), _table(rest, geometry)
+    s, q = _sums(one, geometry, pieces, 1), _sums(two, geometry, pieces, 1)
+    n, scratch = float(x.shape[1] * x.shape[3]), np.empty(BLOCK, np.float32)
+    for a in range(shift.shape[0]):
+        for c in range(shift.shape[2]):
+            m, r, shift[a, 0, c, 0] = _statistics(
+                x, a, c, shift[a, 0, c, 0], s[:, a, c, 0].sum(), q[:, a, c, 0].sum(), n, geometry[KIND],
+                mean.dtype.type, scratch,
+            )  # fmt: skip
+            if geometry[KIND] == OWN:
+                mean[a, 0, c, 0], rest[a, 0, c, 0] = m, r
 
 
 @inner
@@ -506,9 +429,12 @@ def _standardize_columns(x, y, mean, rest, rstd, weight, bias):
         y[j] = ((x[j] - mean[j]) - rest[j]) * rstd[j] * weight[j] + bias[j]
 
 
-@kernel
-def columns_apply(x, y, mean, rest, var, weight, bias, eps, columns, depth, width, pieces, p):
+def columns_apply(x, dy, out, weight, bias, mean, rest, var, one, two, geometry, eps, pieces, p):
     """Standardise by statistics that are known."""
+    geometry = carray(geometry, PLACES)
+    x, y, weight, bias = _columns(x, geometry), _columns(out, geometry), _four(weight, geometry, WEIGHT), _four(bias, geometry, BIAS)
+    mean, rest, var = _table(mean, geometry, MEAN), _table(rest, geometry, REST), _table(var, geometry, VAR)
+    columns, depth, width = geometry[SHAPE + 2], geometry[DEPTH], geometry[WIDTH]
     dtype = mean.dtype.type
     scratch, scratch_out = np.empty(width, np.float32), np.empty(width, np.float32)
     m, r, rstd, v = np.empty(width, dtype), np.empty(width, dtype), np.empty(width, dtype), np.empty(width)
@@ -525,9 +451,9 @@ def columns_apply(x, y, mean, rest, var, weight, bias, eps, columns, depth, widt
             for j in range(width):
                 rstd[j] = _rstd(v[j], eps, dtype)
             for b in range(b0, b1):
-                out = room(y[a, b, own], scratch_out)
-                _standardize_columns(load(x[a, b, own], scratch), out, m, r, rstd, w, shift)
-                store(out, y[a, b, own])
+                out_row = room(y[a, b, own], scratch_out)
+                _standardize_columns(load(x[a, b, own], scratch), out_row, m, r, rstd, w, shift)
+                store(out_row, y[a, b, own])
 
 
 @inner
@@ -538,9 +464,13 @@ def _product_columns(dy, x, mean, rest, s, q):
         q[j] += g * np.float64((x[j] - mean[j]) - rest[j])
 
 
-@kernel
-def columns_products(x, dy, mean, rest, var, dweight, dbias, eps, columns, depth, width, pieces, p):
-    """Add dy * y and dy to dweight and dbias, of shape (pieces, A, C * D)."""
+def columns_products(x, dy, out, weight, bias, mean, rest, var, one, two, geometry, eps, pieces, p):
+    """Add dy * y and dy to one and two, which have a sum for each of a slice's neighbouring columns."""
+    geometry = carray(geometry, PLACES)
+    x, dy = _columns(x, geometry), _columns(dy, geometry)
+    mean, rest, var = _table(mean, geometry, MEAN), _table(rest, geometry, REST), _table(var, geometry, VAR)
+    columns, depth, width = geometry[SHAPE + 2], geometry[DEPTH], geometry[WIDTH]
+    dweight, dbias = _sums(one, geometry, pieces, depth), _sums(two, geometry, pieces, depth)
     dtype = mean.dtype.type
     scratch, scratch_dy = np.empty(width, np.float32), np.empty(width, np.float32)
     m, r, v = np.empty(width, dtype), np.empty(width, dtype), np.empty(width)
@@ -560,9 +490,28 @@ def columns_products(x, dy, mean, rest, var, dweight, dbias, eps, columns, depth
                     _product_columns(g, block, m, r, part[0], part[1])
                 total += part
             for j in range(own.stop - low):
-                k = (low + j) % (columns * depth)
-                dbias[p, a, k] += total[0, j]
-                dweight[p, a, k] += total[1, j] * _rstd(v[j], eps, dtype)
+                c, d = (low + j) // depth % columns, (low + j) % depth
+                dbias[p, a, c, d] += total[0, j]
+                dweight[p, a, c, d] += total[1, j] * _rstd(v[j], eps, dtype)
+
+
+def columns_lost(x, dy, out, weight, bias, mean, rest, var, one, two, geometry, eps, pieces, p):
+    """Add up the pieces' sums in the first, and write what the gradient loses along 1 and along y behind the last."""
+    geometry = carray(geometry, PLACES)
+    depth, kind, weight = geometry[DEPTH], geometry[KIND], _four(weight, geometry, WEIGHT)
+    dweight, dbias = _sums(one, geometry, pieces + 1, depth), _sums(two, geometry, pieces + 1, depth)
+    n = float(geometry[SHAPE + 1] * geometry[SHAPE + 3])
+    for a in range(dweight.shape[1]):
+        for c in range(dweight.shape[2]):
+            w, shift, scale = _at(weight, a, 0, c), 0.0, 0.0
+            for d in range(depth):
+                for i in range(1, pieces):
+                    dweight[0, a, c, d] += dweight[i, a, c, d]
+                    dbias[0, a, c, d] += dbias[i, a, c, d]
+                own = np.float64(w[d % w.size])
+                shift, scale = shift + own * dbias[0, a, c, d], scale + own * dweight[0, a, c, d]
+            dbias[pieces, a, c, 0] = shift / n if kind == OWN else 0.0
+            dweight[pieces, a, c, 0] = scale / n if kind != GIVEN else 0.0
 
 
 @inner
@@ -571,15 +520,15 @@ def _pull_columns(x, dy, dx, mean, rest, rstd, weight, shift, scale):
         dx[j] = ((dy[j] * weight[j] - shift[j]) - ((x[j] - mean[j]) - rest[j]) * scale[j]) * rstd[j]
 
 
-@kernel
-def columns_pullback(x, dy, dx, mean, rest, var, weight, shift, scale, eps, columns, depth, width, pieces, p):
-    """Pull the gradient back, less shift and the part of scale along y, which are of shape (A, 1, C, 1)."""
+def columns_pullback(x, dy, out, weight, bias, mean, rest, var, one, two, geometry, eps, pieces, p):
+    """Pull the gradient back, less what it loses."""
+    geometry = carray(geometry, PLACES)
+    x, dy, dx, weight = _columns(x, geometry), _columns(dy, geometry), _columns(out, geometry), _four(weight, geometry, WEIGHT)
+    mean, rest, var = _table(mean, geometry, MEAN), _table(rest, geometry, REST), _table(var, geometry, VAR)
+    columns, depth, width = geometry[SHAPE + 2], geometry[DEPTH], geometry[WIDTH]
+    scale, shift = _sums(one, geometry, pieces + 1, depth)[pieces], _sums(two, geometry, pieces + 1, depth)[pieces]
     dtype = mean.dtype.type
-    scratch, scratch_dy, scratch_dx = (
-        np.empty(width, np.float32),
-        np.empty(width, np.float32),
-        np.empty(width, np.float32),
-    )
+    scratch, scratch_dy, scratch_dx = np.empty((3, width), np.float32)
     m, r, rstd, v = np.empty(width, dtype), np.empty(width, dtype), np.empty(width, dtype), np.empty(width)
     w, s, t = np.empty(width, dtype), np.empty(width, dtype), np.empty(width, dtype)
     a0, a1, b0, b1 = _piece(x, pieces, p)
@@ -590,64 +539,35 @@ def columns_pullback(x, dy, dx, mean, rest, var, weight, shift, scale, eps, colu
             _spread(rest, a, low, columns, depth, r)
             _spread(var, a, low, columns, depth, v)
             _spread(weight, a, low, columns, depth, w)
-            _spread(shift, a, low, columns, depth, s)
-            _spread(scale, a, low, columns, depth, t)
-            for j in range(width):
+            for j in range(own.stop - low):
+                c = (low + j) // depth % columns
                 rstd[j] = _rstd(v[j], eps, dtype)
-                t[j] *= rstd[j]
+                s[j], t[j] = dtype(shift[a, c, 0]), dtype(scale[a, c, 0]) * rstd[j]
             for b in range(b0, b1):
-                out = room(dx[a, b, own], scratch_dx)
-                _pull_columns(load(x[a, b, own], scratch), load(dy[a, b, own], scratch_dy), out, m, r, rstd, w, s, t)
-                store(out, dx[a, b, own])
+                out_row = room(dx[a, b, own], scratch_dx)
+                _pull_columns(load(x[a, b, own], scratch), load(dy[a, b, own], scratch_dy), out_row, m, r, rstd, w, s, t)
+                store(out_row, dx[a, b, own])
 
 
-# ---------------------------------------------------------------------------------- side by side
+# ---------------------------------------------------------------------------------- running statistics
 
 
-# A loop each, since Numba does not cache what encloses other functions.
+def advance(x, dy, out, weight, bias, mean, rest, var, one, two, geometry, eps, pieces, p):
+    """Blend a running mean and variance, which come as weight and bias, with a batch's: eps is its share.
 
-
-@in_parallel
-def _rows(pieces, *arguments):
-    for p in prange(pieces):
-        rows(*arguments, pieces, p)
-
-
-@in_parallel
-def _rows_pullback(pieces, *arguments):
-    for p in prange(pieces):
-        rows_pullback(*arguments, pieces, p)
-
-
-@in_parallel
-def _columns_sums(pieces, *arguments):
-    for p in prange(pieces):
-        columns_sums(*arguments, pieces, p)
-
-
-@in_parallel
-def _columns_apply(pieces, *arguments):
-    for p in prange(pieces):
-        columns_apply(*arguments, pieces, p)
-
-
-@in_parallel
-def _columns_products(pieces, *arguments):
-    for p in prange(pieces):
-        columns_products(*arguments, pieces, p)
-
-
-@in_parallel
-def _columns_pullback(pieces, *arguments):
-    for p in prange(pieces):
-        columns_pullback(*arguments, pieces, p)
-
-
-TOGETHER = {
-    rows: _rows,
-    rows_pullback: _rows_pullback,
-    columns_sums: _columns_sums,
-    columns_apply: _columns_apply,
-    columns_products: _columns_products,
-    columns_pullback: _columns_pullback,
-}
+    one holds what turns its variance into the unbiased one, 0 where there is none: then the old one stays. The new ones
+    go to out and dy. A channel's mean and variance are the averages of its samples'.
+    """
+    geometry = carray(geometry, PLACES)
+    channels = geometry[CHANNELS]
+    samples = geometry[SHAPE] * geometry[SHAPE + 2] // channels
+    mean, rest, var = carray(mean, (samples, channels)), carray(rest, (samples, channels)), carray(var, (samples, channels))
+    old_mean, old_var = carray(weight, channels), carray(bias, channels)
+    new_mean, new_var, factor = carray(out, channels), carray(dy, channels), carray(one, 1)[0]
+    for c in range(channels):
+        m, v = 0.0, 0.0
+        for a in range(samples):
+            m += np.float64(mean[a, c]) + np.float64(rest[a, c])
+            v += var[a, c]
+        new_mean[c] = (1.0 - eps) * old_mean[c] + eps * (m / samples)
+        new_var[c] = old_var[c] if factor == 0.0 else (1.0 - eps) * old_var[c] + eps * (v / samples * factor)

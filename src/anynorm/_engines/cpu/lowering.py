@@ -55,26 +55,15 @@ class Lowering(NamedTuple):
     columns: Columns | None  # None where it can be walked along its rows alone
     narrow: bool  # whether walking down is the faster way
 
-    def open(self, x: Any) -> Any:
-        """Return an array of x's shape and memory as (A, B, C, D)."""
-        if not self.straight:
-            x = self.layout.split(np, x).transpose(self.order)
-        return x.reshape(self.shape)
-
-    def close(self, y: Any, shape: Shape) -> Any:
-        """Return what was computed along x's memory in x's shape."""
-        return y.reshape(shape) if self.straight else y.reshape(self.sizes).transpose(self.inverse).reshape(shape)
-
     def lay(self, a: Any) -> Any:
-        """Return an array that broadcasts to the split x as four axes, each at size 1 or whole."""
-        a = a.transpose(self.order)
+        """Return an array that broadcasts to the split x as four axes: of each slot the part from where it varies on."""
+        a = a if self.straight else a.transpose(self.order)
         sizes = list(a.shape)
         for slot in self.slots:
-            if any(a.shape[i] > 1 for i in slot):  # it may vary along some of the axes that make a slot
-                for i in slot:
-                    sizes[i] = self.sizes[i]
+            for i in _varying(slot, a.shape, whole=slot is self.slots[3]):
+                sizes[i] = self.sizes[i]
         shape = [math.prod([sizes[i] for i in slot]) for slot in self.slots]
-        return np.ascontiguousarray(np.broadcast_to(a, sizes).reshape(shape))
+        return np.ascontiguousarray((a if tuple(sizes) == a.shape else np.broadcast_to(a, sizes)).reshape(shape))
 
     def restore(self, table: Any) -> Any:
         """Return what is laid as four axes, each at size 1 or whole, as an array that broadcasts to the split x."""
@@ -84,11 +73,6 @@ class Lowering(NamedTuple):
                 for i in slot:
                     sizes[i] = self.sizes[i]
         return table.reshape(sizes).transpose(self.inverse)
-
-    def statistic(self, table: Any) -> Any:
-        """Return a table of the slices, (A, 1, C, 1), as an array that broadcasts to the split x."""
-        table = table.reshape(self.kept)
-        return table if self.straight else table.transpose(self.inverse)
 
 
 @lru_cache(maxsize=4096)
@@ -106,7 +90,8 @@ def lower(layout: Layout, shape: Shape, strides: Shape, itemsize: int, *paramete
         return None
     sizes = tuple(shape[i] for i in order)
     for parameter in parameters:
-        laid = math.prod([math.prod(sizes[i] for i in s) for s in slots if any(parameter[order[i]] > 1 for i in s)])
+        ordered = tuple(parameter[i] for i in order)
+        laid = math.prod([sizes[i] for slot in slots for i in _varying(slot, ordered, whole=slot is slots[3])])
         if laid > math.prod(parameter) and 4 * laid > math.prod(sizes):
             return None
     a, b, c, d = (math.prod([sizes[i] for i in slot]) for slot in slots)
@@ -123,6 +108,12 @@ def lower(layout: Layout, shape: Shape, strides: Shape, itemsize: int, *paramete
         columns=_columns(a, b, c, d, vary),
         narrow=c > 1 and d < NARROW,
     )
+
+
+def _varying(slot: Axes, shape: Shape, *, whole: bool) -> Axes:
+    """Return the axes of a slot from the first on that an array varies along; all or none where it has to be whole."""
+    first = next((at for at, i in enumerate(slot) if shape[i] > 1), len(slot))
+    return slot if whole and first < len(slot) else slot[first:]
 
 
 def _split(layout: Layout, shape: Shape, strides: Shape, parameters: tuple[Shape, ...]) -> Any:

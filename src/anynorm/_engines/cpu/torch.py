@@ -8,65 +8,91 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import array_api_compat.numpy
 import numpy as np
 import torch
+from numba import types
+from torch.autograd import forward_ad
 from torch.autograd.forward_ad import unpack_dual
 
+from ..._core import plans
 from ..._core import standardize as array_api
 from ..._core.call import Statistics
 from ..choice import ARRAY_API, chosen, ran
-from .kernels import KNOWS_FLOAT16
-from .numpy import Work
+from .half import KNOWS_FLOAT16
+from .plan import Memory, Plan
 
 if TYPE_CHECKING:
     from ..._core.call import Call
-    from ..._core.libraries import Array
+    from ..._core.libraries import Array, Shape
 
-FLOAT32, FLOAT64 = np.dtype("float32"), np.dtype("float64")
-STORED = {  # as what the kernels take each dtype, and the dtype to compute in
-    torch.float32: (FLOAT32, FLOAT32),
-    torch.float64: (FLOAT64, FLOAT64),
-    torch.float16: (np.dtype("uint16"), FLOAT32),
-    torch.bfloat16: (np.dtype("int16"), FLOAT32),
-}
-if not KNOWS_FLOAT16:
-    del STORED[torch.float16]
+HALVES = {torch.bfloat16: types.int16} | ({torch.float16: types.uint16} if KNOWS_FLOAT16 else {})
+COMPUTING = {"float32": torch.float32, "float64": torch.float64}
 
 
-def normalize(call: Call) -> tuple[Array, Statistics] | None:
-    """Return the normalised tensor, and the statistics of its slices."""
-    work = opened(call)
-    if work is None:
+def as_numpy(value: Array) -> Array:
+    """Return a tensor's memory as NumPy's, halves by their bits."""
+    value = value.detach()
+    return (value.view(torch.int16) if value.dtype in HALVES else value).numpy()
+
+
+def empty(shape: Shape, dtype: str) -> Array:
+    """Return a tensor that holds whatever its memory does."""
+    return torch.empty(shape, dtype=COMPUTING[dtype])
+
+
+MEMORY = Memory(
+    head=0,
+    place=torch.Tensor.data_ptr,
+    stored={torch.float32: types.float32, torch.float64: types.float64, **HALVES},
+    empty_like=torch.empty_like,
+    empty=empty,
+    contiguous=torch.Tensor.contiguous,
+    as_numpy=as_numpy,
+    from_numpy=torch.from_numpy,
+    turn=torch.Tensor.permute,
+    strides=torch.Tensor.stride,
+    cast=torch.Tensor.to,
+    dtypes=COMPUTING,
+    most_threads=torch.get_num_threads,
+)
+
+
+def normalize(call: Call, *, keep: bool) -> tuple[Array, Statistics | None] | None:
+    """Return the normalised tensor, and the statistics of its slices where they are to be kept."""
+    plan = plan_of(call)
+    if plan is None:
         return None
     if not tracked(call.x, call.weight, call.bias):
-        y, s = work.standardize()
-        return tensor(y, call), call.given or tensors(work.narrow(s))
-    y, *tables = Normalize.apply(work, call, call.x, call.weight, call.bias)
-    return y, call.given or Statistics(None if tables[0] is None else int(work.n), *tables)
+        return plan.normalize(call, stored(call, call.x), keep=keep)
+    y, *tables = Normalize.apply(plan, call, call.x, call.weight, call.bias)
+    return y, call.given or Statistics(None if tables[0] is None else plan.n, *tables)
 
 
 def statistics(call: Call) -> Statistics | None:
     """Return the statistics of the slices."""
-    work = None if tracked(call.x) else opened(call)
-    return None if work is None else tensors(work.standardize(alone=True)[1])
+    plan = None if tracked(call.x) else plan_of(call)
+    return None if plan is None else plan.statistics(call, stored(call, call.x))
 
 
 def pull(call: Call, s: Statistics, dy: Array) -> tuple[Array, Array | None, Array | None] | None:
     """Return the gradients of x, weight and bias, given that of the result."""
-    if tracked(call.x, call.weight, dy, *s[1:]) or not all(map(plain, (dy, *s[1:]))) or dy.dtype not in STORED:
+    if tracked(call.x, call.weight, dy, *s[1:]) or not all(map(plain, (dy, *s[1:]))) or dy.dtype not in MEMORY.stored:
         return None
     try:
-        g = stored(dy)
+        dy.data_ptr()
     except RuntimeError:  # the memory of a batch of gradients is out of reach
         return None
-    work = opened(call)
-    pulled = None if work is None else work.pull(array_statistics(s), g)
-    if pulled is None:
+    plan = plan_of(call)
+    return None if plan is None else plan.pull(call, stored(call, call.x), s, dy.detach())
+
+
+def advance(call: Call, s: Statistics, *arguments: Any) -> tuple[Array, Array] | None:
+    """Return the running mean and variance after a batch of the statistics s."""
+    stats = arguments[0]
+    if tracked(*s[1:], *stats[:2]) or not all(map(plain, stats[:2])):
         return None
-    dx, *totals = pulled
-    parameters = zip((call.weight, call.bias), totals, strict=True)
-    return tensor(dx, call), *(None if p is None else call.gradient(p, torch.from_numpy(g)) for p, g in parameters)
+    plan = plan_of(call)
+    return None if plan is None else plan.advance(call, s, *arguments)
 
 
 class Normalize(torch.autograd.Function):
@@ -74,15 +100,15 @@ class Normalize(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, work: Work, call: Call, x: Array, weight: Array | None, bias: Array | None
+        ctx: Any, plan: Plan, call: Call, x: Array, weight: Array | None, bias: Array | None
     ) -> tuple[Array, ...]:
         """Return the normalised tensor, and the mean, its rest and the variance, None where they were given."""
-        y, s = work.standardize()
-        s = call.given or tensors(work.narrow(s))
+        y, s = plan.normalize(call, stored(call, x), keep=True)
+        assert s is not None  # noqa: S101
         ctx.call, ctx.count = call._replace(x=None, weight=None, bias=None), s.count
         ctx.save_for_backward(x, weight, bias, *s[1:])
         ctx.set_materialize_grads(False)
-        return tensor(y, call), *((None,) * 3 if call.given else s[1:])
+        return y, *((None,) * 3 if call.given else s[1:])
 
     @staticmethod
     def backward(ctx: Any, dy: Array | None, *dtables: Array | None) -> tuple[Array | None, ...]:
@@ -99,7 +125,7 @@ def backward(call: Call, s: Statistics, dy: Array) -> tuple[Array, Array | None,
     name, module = chosen("torch")
     pulled = None if module is None else pull(call, s, dy)
     ran(ARRAY_API if pulled is None else name)
-    return array_api.pull(call, s, dy) if pulled is None else pulled
+    return array_api.pull(call.alone(), s, dy) if pulled is None else pulled
 
 
 def differentiate(call: Call, gradients: tuple[Array | None, ...]) -> list[Array | None]:
@@ -118,8 +144,8 @@ def differentiate(call: Call, gradients: tuple[Array | None, ...]) -> list[Array
             for t in (call.x, call.weight, call.bias)
         ]
         x, weight, bias = inputs
-        y, s = array_api.normalize(call._replace(x=x, weight=weight, bias=bias))
-        pairs = [(out, g) for out, g in zip((y, *s[1:]), gradients, strict=True) if g is not None]
+        y, s = array_api.normalize(call.alone()._replace(x=x, weight=weight, bias=bias))
+        pairs = [(out, g.to(out.dtype)) for out, g in zip((y, *s[1:]), gradients, strict=True) if g is not None]
         wanted = [t for t in inputs if t is not None and t.requires_grad]
         outputs, given = zip(*pairs, strict=True)
         found = iter(torch.autograd.grad(outputs, wanted, given, create_graph=again, allow_unused=True))
@@ -142,12 +168,16 @@ def tracked(*values: Array | None) -> bool:
 def plain(value: Array | None) -> bool:
     """Whether a tensor is memory of this process and nothing else: none that is being traced, batched or dual."""
     return value is None or (
-        type(value) in (torch.Tensor, torch.nn.Parameter)
-        and value.device.type == "cpu"
-        and value.layout == torch.strided
+        type(value) in _PLAIN
+        and value.is_cpu
+        and value.layout is torch.strided
+        and not value.is_nested
         and not value.is_neg()
-        and unpack_dual(value).tangent is None
+        and (forward_ad._current_level < 0 or unpack_dual(value).tangent is None)  # noqa: SLF001
     )
+
+
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 
 def transformed() -> bool:
@@ -160,48 +190,39 @@ _transforms = getattr(torch._C._functorch, "peek_interpreter_stack", lambda: Tru
 _modes = getattr(torch._C, "_len_torch_dispatch_stack", lambda: True)  # noqa: SLF001
 
 
-def opened(call: Call) -> Work | None:
-    """Return the work of a call, None where the kernels do not do it."""
+def plan_of(call: Call) -> Plan | None:
+    """Return the plan of a call, made now if it is the first of its kind; None where the kernels do not do it."""
+    if call.given is not None and tracked(*call.given[1:]):
+        return None
+    if call.plan is not None:
+        found: Plan = call.plan
+        return found
     arrays = (call.x, call.weight, call.bias, *(call.given or ())[1:])
-    if transformed() or not all(map(plain, arrays)) or (call.given is not None and tracked(*call.given[1:])):
+    if transformed() or not all(map(plain, arrays)) or call.dtype not in MEMORY.stored:
         return None
-    if call.dtype not in STORED:
+    made: Plan | None = plans.keep(call, Plan.of(call, as_numpy(stored(call, call.x)), MEMORY))
+    return made
+
+
+def stored(call: Call, x: Array) -> Array:
+    """Return x as the kernels take it."""
+    return x.detach() if x.dtype == call.dtype else x.detach().to(call.dtype)
+
+
+def described(*tensors: Any) -> tuple[Any, ...] | None:
+    """Return what is decided by tensors but for their elements, None where one of them is no plain memory."""
+    if transformed():
         return None
-    x = stored(call.x.to(call.dtype))
-    as_arrays = call._replace(
-        xp=array_api_compat.numpy,
-        x=x,
-        weight=None if call.weight is None else array(call.broadcastable(call.weight)),
-        bias=None if call.bias is None else array(call.broadcastable(call.bias)),
-        given=None if call.given is None else array_statistics(call.given),
-        computing=STORED[call.dtype][1],
-    )
-    return Work.of(as_arrays, x, torch.get_num_threads())
+    parts: list[Any] = []
+    for a in tensors:
+        if a is None:
+            parts.append(None)
+        elif not plain(a):
+            return None
+        else:
+            parts += (a.dtype, a.shape, a.stride())
+    return tuple(parts)
 
 
-def stored(value: Array) -> Array:
-    """Return a tensor's memory as the kernels take it."""
-    value = value.detach()
-    if value.element_size() > 2:
-        return value.numpy()
-    return value.view(torch.int16).numpy().view(STORED[value.dtype][0])
-
-
-def array(value: Array | None) -> Array | None:
-    """Return the memory of a tensor in the dtype to compute in."""
-    return None if value is None else value.detach().numpy()
-
-
-def array_statistics(s: Statistics) -> Statistics:
-    """Return statistics with the memory of their tensors."""
-    return Statistics(s.count, *map(array, s[1:]))
-
-
-def tensor(value: Array, call: Call) -> Array:
-    """Return what the kernels wrote as a tensor of the result's dtype."""
-    return torch.from_numpy(value).view(call.dtype)
-
-
-def tensors(s: Statistics) -> Statistics:
-    """Return statistics as tensors."""
-    return Statistics(s.count, *(None if part is None else torch.from_numpy(part) for part in s[1:]))
+plans.describe(torch.Tensor, described)
+plans.describe(torch.nn.Parameter, described)

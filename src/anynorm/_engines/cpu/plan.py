@@ -1,0 +1,382 @@
+"""A plan: what a call is for the kernels, decided once for all calls of its kind.
+
+It holds no array. Which memory the arrays of a library have, and how to make more of it, is told by a Memory.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numba
+import numpy as np
+from numba import types
+
+from ..._core.call import Statistics
+from . import kernels
+from .compiled import address, launch, piece
+from .kernels import AT_ZERO, BIASES, GIVEN, OWN, RESULT, STATISTICS, WEIGHTS
+from .lowering import lower
+from .threads import ALONE, SMALL, cores
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..._core.call import Call
+    from ..._core.libraries import Array, Shape
+    from .lowering import Lowering
+
+MOST = 2**53  # elements that float64 counts
+TINY = 2**13  # elements that take less than the four calls that walk down columns
+LEAST = 2.0**-100  # smaller variances may have lost digits in float32, and 0 may have been one
+PIECES = 8  # a core: one that is late then delays the others by little
+THREADS = numba.config.NUMBA_NUM_THREADS
+
+ONE, ZERO = ({name: np.full(1, n, name) for name in ("float32", "float64")} for n in (1.0, 0.0))
+FLOATS = {"float32": types.float32, "float64": types.float64}
+
+
+class Memory(NamedTuple):
+    """How a library's arrays are memory: what a kernel is told of one, and how to get another."""
+
+    head: int  # between what a kernel is told and where the address stands; 0 where that is the address
+    place: Callable[[Array], int]  # what a kernel is told
+    stored: dict[Any, Any]  # Numba's type of what each dtype is stored as
+    empty_like: Callable[[Array], Array]
+    empty: Callable[[Shape, str], Array]
+    contiguous: Callable[[Array], Array]
+    as_numpy: Callable[[Array], Array]
+    from_numpy: Callable[[Array], Array]
+    turn: Callable[[Array, Shape], Array]
+    strides: Callable[[Array], Shape]
+    cast: Callable[[Array, Any], Array]
+    dtypes: dict[str, Any]  # by name, those to compute in
+    most_threads: Callable[[], int | None]
+
+
+class Plan:
+    """A call as the kernels take it: x as (A, B, C, D), its slices (a, c)."""
+
+    __slots__ = (
+        "addresses", "channels", "computing", "copied", "direct", "geometries", "kind", "lowering", "memory", "n", "places", "shapes",
+        "size", "stored",
+    )  # fmt: skip
+
+    def __init__(self, call: Call, x: Array, lowering: Lowering, memory: Memory, *, copied: bool) -> None:
+        self.lowering, self.memory, self.copied = lowering, memory, copied
+        self.stored, self.addresses = memory.stored[call.dtype], {}
+        self.size, self.n = math.prod(lowering.shape), lowering.shape[1] * lowering.shape[3]
+        self.computing = "float64" if x.itemsize == 8 else "float32"
+        own = OWN if call.layout.centred else AT_ZERO
+        self.kind = own if call.given is None else GIVEN
+        parameters = (call.weight, call.bias, *((None, None) if call.given is None else call.given[1:3]))
+        laid = [None if p is None else self.lay(call, p) for p in parameters]
+        #: Whether weight, bias, a given mean and its rest lie in memory as the kernels take them.
+        self.direct = [
+            a is not None and a.size == math.prod(p.shape) and a.ctypes.data == memory.as_numpy(p).ctypes.data
+            for p, a in zip(parameters, laid, strict=True)
+        ]
+        #: What the kernels are told where there is none of them.
+        self.places = [self.told(a[self.computing]) for a in (ONE, ZERO, ZERO, ZERO)]
+        self.shapes = [(1, 1, 1, 1) if a is None else a.shape for a in laid]
+        slices = (lowering.shape[0], 1, lowering.shape[2], 1)
+        if self.kind == OWN:
+            self.shapes[2:] = slices, slices
+        self.shapes.append(self.shapes[2] if self.kind == GIVEN else slices)
+        self.channels = channels_of(call, lowering)
+        self.geometries = [self.geometry(wanted) for wanted in range(16)]
+
+    @classmethod
+    def of(cls, call: Call, x: Array, memory: Memory) -> Plan | None:
+        """Return the plan of a call whose x has the memory of NumPy's x; None where the kernels do not do it."""
+        if call.mask is not None or call.sync is not None or type(call.eps) is not float:
+            return None
+        if x.size == 0 or x.ndim == 0 or x.size > MOST:
+            return None
+        parameters = [tuple(call.broadcastable(p).shape) for p in (call.weight, call.bias) if p is not None]
+        if call.given is not None and call.given.mean is not None:
+            parameters.append(tuple(call.given.mean.shape))
+        lowering = lower(call.layout, x.shape, x.strides, x.itemsize, *parameters)
+        copied = lowering is None and not x.flags.c_contiguous
+        if copied:
+            x = np.ascontiguousarray(x)
+            lowering = lower(call.layout, x.shape, x.strides, x.itemsize, *parameters)
+        return None if lowering is None else cls(call, x, lowering, memory, copied=copied)
+
+    # ------------------------------------------------------------------------------ what kernels are told
+
+    def geometry(self, wanted: int) -> tuple[int, Array]:
+        """Return the whole numbers that a kernel needs, and before them their address."""
+        low = self.lowering
+        numbers = np.zeros(kernels.PLACES, np.int64)
+        for at, shape in zip(range(0, kernels.COLUMNS, 4), (low.shape, *self.shapes), strict=True):
+            numbers[at : at + 4] = shape
+        if low.columns is not None:
+            numbers[kernels.COLUMNS : kernels.COLUMNS + 3] = low.columns.shape
+            numbers[kernels.DEPTH], numbers[kernels.WIDTH] = low.columns.depth, low.columns.width
+        numbers[kernels.KIND], numbers[kernels.WANTED], numbers[kernels.CHANNELS] = self.kind, wanted, self.channels
+        return numbers.ctypes.data, numbers
+
+    def told(self, a: Array) -> int:
+        """Return what a kernel is told of an array of NumPy's, which has to outlive the call."""
+        return id(a) if self.memory.head else a.ctypes.data
+
+    def lay(self, call: Call, parameter: Array) -> Array:
+        """Return weight, bias or a given statistic as four axes, in the dtype to compute in."""
+        value = parameter if parameter.ndim == call.x.ndim else call.broadcastable(parameter)
+        array = self.memory.as_numpy(value).astype(self.computing, copy=False)
+        return self.lowering.lay(call.layout.split(np, array))
+
+    def tell(self, call: Call, i: int, value: Array | None, held: list[Array]) -> int:
+        """Return what a kernel is told of weight, bias, a given mean or its rest."""
+        if value is None:
+            return self.places[i]
+        if self.direct[i]:
+            return self.memory.place(value)
+        held.append(self.lay(call, value))
+        return self.told(held[-1])
+
+    def table(self, value: Array, dtype: str, held: list[Array]) -> int:
+        """Return what a kernel is told of a table of the slices."""
+        memory = self.memory
+        if self.lowering.straight and value.dtype == memory.dtypes[dtype]:
+            held.append(memory.contiguous(value))
+            return memory.place(held[-1])
+        held.append(self.lowering.lay(memory.as_numpy(value).astype(dtype, copy=False)))
+        return self.told(held[-1])
+
+    def tables(self, call: Call, s: Statistics, held: list[Array]) -> tuple[int, int, int]:
+        """Return what kernels are told of the mean, its rest and the variance of the slices."""
+        if self.kind == GIVEN:
+            mean, rest = self.tell(call, 2, s.mean, held), self.tell(call, 3, s.rest, held)
+            if self.direct[2]:  # and so does the variance
+                held.append(self.memory.as_numpy(s.var).astype("float64", order="C"))
+                return mean, rest, self.told(held[-1])
+        elif self.kind == OWN:
+            mean, rest = (self.table(part, self.computing, held) for part in (s.mean, s.rest))
+        else:
+            mean, rest = self.places[2:]
+        return mean, rest, self.table(s.var, "float64", held)
+
+    def kernel(self, kernel: Callable[..., None], gradient: Any = None) -> int:
+        """Return the address of a kernel, for a dy of a dtype."""
+        key = kernel, gradient
+        if key not in self.addresses:
+            stored = self.memory.stored
+            dy = self.stored if gradient is None else stored[gradient]
+            self.addresses[key] = address(kernel, self.stored, dy, FLOATS[self.computing])
+        return self.addresses[key]
+
+    # ------------------------------------------------------------------------------ who does how much
+
+    def down(self, threads: int) -> bool:
+        """Whether to walk down columns: where rows are too short, or slices too few to keep the threads busy."""
+        low = self.lowering
+        few = threads > 1 and low.shape[0] * low.shape[2] < 2 * threads
+        return low.columns is not None and (few or (low.narrow and self.size >= TINY))
+
+    def pieces(self, threads: int) -> int:
+        """Return into how many pieces to divide the slices."""
+        # Numba shares pieces out evenly: fewer than its threads when not all of them are allowed.
+        slices = self.lowering.shape[0] * self.lowering.shape[2]
+        return 1 if threads == 1 else min(slices, threads * (PIECES if threads == THREADS else 1))
+
+    def cores(self) -> AbstractContextManager[int]:
+        """Take the cores for this much work."""
+        return ALONE if self.size < SMALL else cores(self.size, self.memory.most_threads())
+
+    # ------------------------------------------------------------------------------ forward
+
+    def normalize(self, call: Call, x: Array, *, keep: bool) -> tuple[Array, Statistics | None]:
+        """Return the normalised array, and where they are to be kept the statistics."""
+        x = self.memory.contiguous(x) if self.copied else x
+        y = self.memory.empty_like(x)
+        return y, self.run(call, x, y, keep=keep)
+
+    def statistics(self, call: Call, x: Array) -> Statistics:
+        """Return the statistics of the slices."""
+        found = self.run(call, self.memory.contiguous(x) if self.copied else x, None, keep=True)
+        assert found is not None  # noqa: S101
+        return found
+
+    def run(self, call: Call, x: Array, y: Array | None, *, keep: bool) -> Statistics | None:
+        """Have the kernels write the result to y, and return the statistics where they are to be kept."""
+        memory, held = self.memory, []
+        mean = rest = var = None
+        weight, bias = self.tell(call, 0, call.weight, held), self.tell(call, 1, call.bias, held)
+        with self.cores() as threads:
+            down = self.down(threads)
+            if call.given is not None:
+                tables = self.tables(call, call.given, held)
+            elif keep or down:
+                if self.kind == OWN:
+                    mean, rest = (memory.empty(self.lowering.kept, self.computing) for _ in range(2))
+                var = memory.empty(self.lowering.kept, "float64")
+                places = self.places[2:] if mean is None else (memory.place(mean), memory.place(rest))
+                tables = *places, memory.place(var)
+            else:
+                tables = 0, 0, 0
+            wanted = RESULT * (y is not None) + STATISTICS * (var is not None)
+            told = weight, bias, *tables
+            out = 0 if y is None else memory.place(y)
+            if down:
+                self.walk_down(x, out, told, threads, wanted, call.eps)
+            else:
+                launch(
+                    self.kernel(kernels.rows), self.pieces(threads), memory.head, memory.place(x), 0, out, *told,
+                    0, 0, self.geometries[wanted][0], call.eps,
+                )  # fmt: skip
+        if call.given is not None or not keep:
+            return call.given
+        if self.size >= SMALL:
+            var = self.narrow(var)
+        count = None if mean is None else self.n
+        if self.lowering.straight:
+            return Statistics(count, mean, rest, var)
+        return Statistics(count, *(None if a is None else memory.turn(a, self.lowering.inverse) for a in (mean, rest, var)))
+
+    def narrow(self, var: Array) -> Array:
+        """Return variances in the dtype to compute in, which takes half the memory and may not hold them all."""
+        with np.errstate(over="ignore"):
+            return self.memory.cast(var, self.memory.dtypes[self.computing])
+
+    def walk_down(self, x: Array, out: int, told: Any, threads: int, wanted: int, eps: float) -> None:
+        """Run the kernels that walk down columns."""
+        low, head, geometry = self.lowering, self.memory.head, self.geometries[wanted][0]
+        s, q = np.zeros((2, threads, low.shape[0], low.shape[2]))
+        arguments = head, self.memory.place(x), 0, out, *told, self.told(s), self.told(q), geometry, eps
+
+        def launched(kernel: Callable[..., None], pieces: int) -> None:
+            launch(self.kernel(kernel), pieces, *arguments)
+
+        if self.kind != GIVEN:
+            piece(self.kernel(kernels.columns_first), *arguments, threads, 0)
+            launched(kernels.columns_sums, threads)
+            if self.kind == OWN and x.itemsize == 8:  # see kernels
+                piece(self.kernel(kernels.columns_again), *arguments, threads, 0)
+                launched(kernels.columns_sums, threads)
+            piece(self.kernel(kernels.columns_statistics), *arguments, threads, 0)
+        if wanted & RESULT:
+            launched(kernels.columns_apply, threads)
+
+    # ------------------------------------------------------------------------------ backward
+
+    def pull(self, call: Call, x: Array, s: Statistics, dy: Array) -> tuple[Array, Array | None, Array | None] | None:
+        """Return the gradients of x, weight and bias, given that of the result."""
+        memory, held = self.memory, []
+        row = (1, 1, 1, self.lowering.shape[3])
+        along = any(shape[3] > 1 for shape in self.shapes[:2])
+        if along and any(shape not in (row, (1, 1, 1, 1)) for shape in self.shapes[:2]):
+            return None
+        x = memory.contiguous(x) if self.copied else x
+        dx = memory.empty_like(x)
+        weight = self.tell(call, 0, call.weight, held)
+        told = weight, 0, *self.tables(call, s if self.holds(s) else self.statistics(call, x), held)
+        lies_alike = memory.strides(dy) == memory.strides(x) and dy.shape == x.shape
+        g = dy if lies_alike else self.open(call, dy)
+        place = memory.place(g) if g is dy else self.told(g)
+        wanted = WEIGHTS * (call.weight is not None) + BIASES * (call.bias is not None)
+        with self.cores() as threads:
+            work = self.pull_down if self.down(threads) else self.pull_rows
+            arguments = memory.head, memory.place(x), place, memory.place(dx), *told
+            dweight, dbias = work(dy.dtype, arguments, threads, wanted, call.eps, along=along)
+        return dx, self.gradient(call, 0, call.weight, dweight), self.gradient(call, 1, call.bias, dbias)
+
+    def holds(self, s: Statistics) -> bool:
+        """Whether the variances are as they were summed, or their dtype holds them all, or they were given."""
+        if self.kind == GIVEN or s.var.dtype == self.memory.dtypes["float64"]:
+            return True
+        var = self.memory.as_numpy(s.var)
+        return bool(np.all((var > LEAST) & (var < np.inf)))
+
+    def open(self, call: Call, dy: Array) -> Array:
+        """Return the gradient of the result in the order of x's memory."""
+        g = call.layout.split(np, self.memory.as_numpy(dy))
+        return np.ascontiguousarray(g if self.copied else g.transpose(self.lowering.order))
+
+    def pull_rows(
+        self, gradient: Any, arguments: Any, threads: int, wanted: int, eps: float, *, along: bool
+    ) -> list[Array | None]:
+        """Run the kernel that walks along rows."""
+        a, b, c, d = self.lowering.shape
+        pieces = min(threads, a * c) if along else self.pieces(threads)
+        rows = (pieces, d) if along else (1, a * b * c)
+        sums = [np.zeros(rows) if wanted & which else None for which in (WEIGHTS, BIASES)]
+        told = [0 if total is None else self.told(total) for total in sums]
+        kernel, geometry = self.kernel(kernels.rows_pullback, gradient), self.geometries[wanted][0]
+        launch(kernel, pieces, *arguments, *told, geometry, eps)
+        shape = (1, 1, 1, d) if along else (a, b, c, 1)
+        return [t if t is None else (t[0] if t.shape[0] == 1 else t.sum(axis=0)).reshape(shape) for t in sums]
+
+    def pull_down(
+        self, gradient: Any, arguments: Any, threads: int, wanted: int, eps: float, *, along: bool
+    ) -> list[Array | None]:
+        """Run the kernels that walk down columns."""
+        del along
+        low = self.lowering
+        assert low.columns is not None  # noqa: S101
+        a, _, c, _ = low.shape
+        dweight, dbias = np.zeros((2, threads + 1, a, c, low.columns.depth))
+        arguments = *arguments, self.told(dweight), self.told(dbias), self.geometries[wanted][0], eps
+        launch(self.kernel(kernels.columns_products, gradient), threads, *arguments)
+        piece(self.kernel(kernels.columns_lost, gradient), *arguments, threads, 0)
+        launch(self.kernel(kernels.columns_pullback, gradient), threads, *arguments)
+        return [dweight[0].reshape(a, 1, c, -1), dbias[0].reshape(a, 1, c, -1)]
+
+    def gradient(self, call: Call, i: int, parameter: Array | None, table: Array | None) -> Array | None:
+        """Return the gradient of weight or bias, from that of what it is as four axes."""
+        if parameter is None or table is None:
+            return None
+        if self.direct[i]:
+            own, total = self.shapes[i], table  # of each axis own is the last part, over and over
+            if own != table.shape:
+                pairs = [n for whole, part in zip(table.shape, own, strict=True) for n in (whole // part, part)]
+                total = table.reshape(pairs).sum(axis=(0, 2, 4, 6))
+        else:
+            shape = call.layout.split(np, self.memory.as_numpy(call.broadcastable(parameter))).shape
+            axes = tuple(i for i, size in enumerate(shape) if size == 1)
+            total = self.lowering.restore(table).sum(axis=axes, keepdims=True)
+        total = self.memory.from_numpy(total.astype(self.computing))
+        return total.reshape(parameter.shape) if parameter.dtype == total.dtype else call.gradient(parameter, total)
+
+    # ------------------------------------------------------------------------------ running statistics
+
+    def advance(
+        self, call: Call, s: Statistics, stats: Any, momentum: Any, correction: Any
+    ) -> tuple[Array, Array] | None:
+        """Return the running mean and variance after a batch of the statistics s, None where a kernel does not do it."""
+        if self.kind != OWN or not self.channels or type(correction) is not float:
+            return None
+        if momentum is None:
+            momentum = 1.0 / (int(stats.steps) + 1)
+        memory, n = self.memory, float(self.n)
+        if type(momentum) is not float or not all(map(self.is_vector, stats[:2])):
+            return None
+        held = [np.full(1, n / (n - correction) if n > correction else 0.0)]
+        mean, var = memory.empty_like(stats.mean), memory.empty_like(stats.var)
+        piece(
+            self.advancing(), memory.head, 0, memory.place(var), memory.place(mean), memory.place(stats.mean),
+            memory.place(stats.var), *self.tables(call, s, held), self.told(held[0]), 0, self.geometries[0][0],
+            momentum, 1, 0,
+        )  # fmt: skip
+        return mean, var
+
+    def advancing(self) -> int:
+        """Return the address of the kernel, which has no x."""
+        float_ = FLOATS[self.computing]
+        return self.addresses.get("advance") or self.addresses.setdefault(
+            "advance", address(kernels.advance, float_, float_, float_)
+        )
+
+    def is_vector(self, a: Array) -> bool:
+        """Whether an array is a vector of the channels as the kernels take it."""
+        memory = self.memory
+        return a.dtype == memory.dtypes[self.computing] and memory.contiguous(a) is a
+
+
+def channels_of(call: Call, lowering: Lowering) -> int:
+    """Return the number of channels, 0 where the tables of statistics are no rows of one for each sample."""
+    kept = [axis for axis in lowering.order if axis not in call.layout.shared]
+    own = call.layout.affine
+    return int(call.x.shape[own[0]]) if len(own) == 1 and call.layout.groups is None and kept[-1:] == [*own] else 0
