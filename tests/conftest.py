@@ -22,7 +22,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     # A library other than NumPy takes its time for every new shape, JAX most: few examples for each, of many libraries.
     under_test = libraries(config)
-    examples = 100 if under_test == ["numpy"] else 5 if "jax" in under_test else 10
+    examples = 100 if under_test == ["numpy"] else 3 if "jax" in under_test else 10
     settings.register_profile(
         "anynorm", max_examples=examples, deadline=None, derandomize=True,
         suppress_health_check=[HealthCheck.function_scoped_fixture],
@@ -54,9 +54,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         mark = metafunc.definition.get_closest_marker
         eager = mark("eager") is not None
         under_test = libraries(metafunc.config)
-        every = eager or mark("every_use") or metafunc.config.getoption("--slow")
+        every = ()  # the libraries to test in every use
+        if eager or metafunc.config.getoption("--slow"):
+            every = under_test
+        elif every_use := mark("every_use"):
+            every = every_use.args or under_test
         chosen = [b for b in BACKENDS if b.library in under_test and not (eager and b.variant)]
-        chosen = [b for b in chosen if every or not b.exhaustive]
+        chosen = [b for b in chosen if b.library in every or not b.exhaustive]
         dtypes = mark("dtypes")
         if dtypes is None:
             metafunc.parametrize("xp", chosen, ids=[b.name for b in chosen])

@@ -8,7 +8,7 @@ import pytest
 import fuzz
 from backends import BACKENDS
 
-FUZZED = {"numpy": 300, "torch": 300, "strict": 300, "dask": 100, "jax": 20}  # calls; lazy ones take their time
+FUZZED = {"numpy": 300, "torch": 300, "strict": 300, "dask": 60, "jax": 12}  # calls; lazy ones take their time
 SEED = 20
 
 

@@ -342,14 +342,17 @@ def test_second_gradients_in_torch_count_every_path_once(norm, graph, differenti
 # ---------------------------------------------------------------------------------- JAX
 
 
+UNOPTIMIZED = {"xla_backend_optimization_level": 0}  # for code that is small and runs once
+
+
 def of_graphs(differentiate, norm, f, graphs):
     """Return the gradients of all graphs as one compiled function: compiling is what takes the time."""
     import jax
 
     gradients = [jax.grad(loss_of(graph, f(norm)), argnums=(0, 1)) for graph in graphs]
-    options = {"xla_backend_optimization_level": 0}  # the code is small and runs once
     return jax.jit(
-        lambda points, directions: [differentiate(g, points, directions) for g in gradients], compiler_options=options
+        lambda points, directions: [differentiate(g, points, directions) for g in gradients],
+        compiler_options=UNOPTIMIZED,
     )
 
 
@@ -387,22 +390,31 @@ def arrays_of_jax(arrays, dtype):
     return jax.tree.map(lambda a: jax.numpy.asarray(a, dtype=dtype), arrays)
 
 
-def slow_but(*quick):
-    """Mark all norms as slow but a few, since JAX differentiates them all by one rule and compiles each."""
-    norms = [pytest.param(n, marks=[] if n.name in quick else pytest.mark.slow, id=str(n)) for n in (*NORMS, *TRAIN)]
-    return pytest.mark.parametrize("norm", norms)
+PATHS = (weight_from_x, x_from_weight, pullback_of_x_from_weight)  # one of each kind
+OTHERS = tuple(graph for graph in GRAPHS if graph not in PATHS)
 
 
-@slow_but("rms_norm", "group_norm", "batch_norm", "batch_norm_train")
+def slow_but(**quick):
+    """Mark all norms and graphs as slow but a few, since JAX differentiates them all by one rule and compiles each."""
+    cases = [
+        pytest.param(norm, part, marks=[] if part in quick.get(norm.name, ()) else pytest.mark.slow, id=f"{norm}-{i}")
+        for norm in (*NORMS, *TRAIN)
+        for i, part in enumerate((PATHS, OTHERS, graphs_of(norm)[len(GRAPHS) :]))
+        if part
+    ]
+    return pytest.mark.parametrize(("norm", "graphs"), cases)
+
+
+@slow_but(rms_norm=(PATHS, OTHERS), batch_norm=(PATHS, GIVEN), batch_norm_train=(STEPS,))
 @pytest.mark.library("jax")
-def test_first_gradients_in_jax_count_every_path_once(norm):
-    all_near_in_jax(first, norm, graphs_of(norm), "float32", FIRST["float32"])
+def test_first_gradients_in_jax_count_every_path_once(norm, graphs):
+    all_near_in_jax(first, norm, graphs, "float32", FIRST["float32"])
 
 
-@slow_but("rms_norm")
+@slow_but(rms_norm=(PATHS,))
 @pytest.mark.library("jax")
-def test_second_gradients_in_jax_count_every_path_once(norm):
-    all_near_in_jax(forward_and_reverse_over_reverse, norm, graphs_of(norm), "float64", SECOND)
+def test_second_gradients_in_jax_count_every_path_once(norm, graphs):
+    all_near_in_jax(forward_and_reverse_over_reverse, norm, graphs, "float64", SECOND)
 
 
 # ---------------------------------------------------------------------------------- the example of the docs

@@ -173,13 +173,15 @@ def test_a_gradient_that_is_off_misses_its_promise(
     assert cli.main(["check"]) == 0
 
 
-@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "uint8"])
+@pytest.mark.parametrize(
+    ("dtype", "axis"), [("float16", "1"), ("float32", "1"), ("float32", "-1"), ("float64", "1"), ("uint8", "1")]
+)
 def test_the_gradients_at_the_users_own_array(
-    dtype: str, save: Callable[..., str], only: Callable[..., None], capsys: pytest.CaptureFixture[str]
+    dtype: str, axis: str, save: Callable[..., str], only: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     only()
     x = (np.random.default_rng(0).standard_normal((3, 5, 4, 6)) * 9 + 100).astype(dtype)
-    status, document = report(capsys, "--gradients", "--input", save(x), "--channel-axis", "-1")
+    status, document = report(capsys, "--gradients", "--input", save(x), "--channel-axis", axis)
     assert status == 0, document["rows"]
     assert {row["dtype"] for row in document["rows"]} == {"float64" if dtype == "uint8" else dtype}
     assert all(row["difference"] < 1e-2 for row in document["rows"])
@@ -406,11 +408,17 @@ def test_the_module_itself_imports_no_array_library() -> None:
 FLOATS = {"numpy": "float64", "cupy": "float64", "dask": "float64", "torch": "float32", "jax": "float32"}
 
 
-@pytest.mark.parametrize(
-    ("dtype", "order"),
-    [("float32", "F"), *((dtype, "C") for dtype in ("bool", "uint8", "int64", "float16", "float32", "float64", ">f4"))],
-)
-@pytest.mark.parametrize("library", LIBRARIES)
+ARRAYS = [("float32", "F"), ("uint8", "C"), ("float16", "C"), ("float64", "C")]
+FURTHER = [(dtype, "C") for dtype in ("bool", "int64", "float32", ">f4")]  # which NumPy makes others of for the rest
+OWN = [
+    pytest.param(name, *array, marks=[pytest.mark.library(name), *[pytest.mark.slow] * slow])
+    for name in reference.LIBRARIES
+    for arrays, slow in ((ARRAYS, False), (FURTHER, name != "numpy"))
+    for array in arrays
+]
+
+
+@pytest.mark.parametrize(("library", "dtype", "order"), OWN)
 def test_the_users_own_array(
     library: str,
     dtype: str,
@@ -420,11 +428,11 @@ def test_the_users_own_array(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     only(library)
-    x = np.random.default_rng(0).uniform(0, 200, (3, 8, 5, 4)).astype(dtype, order=order)
+    x = np.random.default_rng(0).uniform(0, 200, data.SHAPE).astype(dtype, order=order)
     file = save(x)
     status, document = report(capsys, "--input", file)
     assert status == 0
-    assert document["data"] == {"file": file, "dtype": x.dtype.name, "shape": [3, 8, 5, 4], "channel_axis": 1}
+    assert document["data"] == {"file": file, "dtype": x.dtype.name, "shape": [*data.SHAPE], "channel_axis": 1}
     rows = [row for row in document["rows"] if row["library"] == library]
     assert [(row["norm"], row["offset"]) for row in rows] == [(norm, None) for norm in check.OURS]
     narrows = library == "jax" and dtype == "float64"
@@ -666,10 +674,16 @@ OUTPUTS = [
         for command in (["check", "--json"], ["--help"], ["check", "--help"], ["--version"])
     ),
 ]
+# Each is a process of its own: without a buffer, which they share, one is enough.
+WRITTEN = [
+    *((*output, "") for output in OUTPUTS),
+    (*OUTPUTS[0], "1"),
+    *(pytest.param(*output, "1", marks=pytest.mark.slow) for output in OUTPUTS[1:]),
+]
+each_output = pytest.mark.parametrize(("renderer", "module", "arguments", "unbuffered"), WRITTEN)
 
 
-@pytest.mark.parametrize("unbuffered", ["", "1"])
-@pytest.mark.parametrize(("renderer", "module", "arguments"), OUTPUTS)
+@each_output
 def test_a_reader_that_has_left_is_no_error(
     renderer: str, module: str, arguments: tuple[str, ...], unbuffered: str, unread: int
 ) -> None:
@@ -678,8 +692,7 @@ def test_a_reader_that_has_left_is_no_error(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-@pytest.mark.parametrize("unbuffered", ["", "1"])
-@pytest.mark.parametrize(("renderer", "module", "arguments"), OUTPUTS)
+@each_output
 def test_a_report_that_cannot_be_written_is_an_error_in_a_line(
     renderer: str, module: str, arguments: tuple[str, ...], unbuffered: str
 ) -> None:

@@ -113,18 +113,18 @@ BROKEN = {  # what is done before anynorm is imported, the environment, and the 
     ),
     "a folder is called numba": ('put("numba")', {}, "ImportError: cannot import name .* from 'numba'"),
     "a folder is called numba, where nothing of it is installed": (
-        'put("numba"); hide("llvmlite"); hide("filelock")', {}, "ModuleNotFoundError: No module named 'filelock'",
+        'put("numba"); hide("llvmlite"); hide("filelock")', {}, "ImportError: cannot import name .* from 'numba'",
     ),
     "a stub is called numba": (
         'sys.modules["numba"] = types.ModuleType("numba")', {}, "ImportError: cannot import name .* from 'numba'",
     ),
     "Numba is mocked": (
         'sys.modules["numba"] = unittest.mock.MagicMock()', {},
-        "ModuleNotFoundError: No module named 'numba.extending'",
+        "ModuleNotFoundError: No module named 'numba.core'",
     ),
     "Numba is mocked with its modules": (
         'sys.modules["numba"] = sys.modules["numba.extending"] = unittest.mock.MagicMock()', {},
-        "ImportError: .* NUMBA_DISABLE_JIT is <MagicMock",  # a mock is true
+        "ModuleNotFoundError: No module named 'numba.core'",
     ),
 }  # fmt: skip
 
@@ -206,10 +206,9 @@ put("torch"); import torch
 from backends import BACKENDS
 {RIGHT}
 backend = next(b for b in BACKENDS if b.library == {library!r})
-for norm in (NORMS[0], NORMS[-1]):
-    y = norm.call(backend.array(small))
-    assert backend.owns(y)
-    assert_within(backend.numpy(y), norm.oracle(small), 2e-6)
+y = NORMS[-1].call(backend.array(small))
+assert backend.owns(y)
+assert_within(backend.numpy(y), NORMS[-1].oracle(small), 2e-6)
 print(json.dumps(caught(right, small, NORMS[:1])))
 """
     assert python(tmp_path, code) == []
@@ -233,8 +232,8 @@ except TypeError as error:
 
 
 CACHE = """
-from anynorm._core import plans
-from anynorm._engines.cpu import compiled
+from numba import types
+from anynorm._engines.cpu import compiled, kernels
 
 folder = pathlib.Path(compiled.cache_folder())
 assert pathlib.Path(os.environ["NUMBA_CACHE_DIR"]) in folder.parents
@@ -242,11 +241,16 @@ said = []
 
 
 def call():
+    # The kernel that takes the least to compile, as in a process that has compiled nothing yet.
+    compiled.address.cache_clear()
+    said.extend(caught(compiled.address, kernels.advance, *[types.float32] * 3))
+    assert compiled._kept[-1].address
+
+
+def norm():
     with _engines.watch() as ran:
         said.extend(caught(lambda: assert_within(anynorm.layer_norm(small), NORMS[1].oracle(small), 2e-6)))
     assert ran == {{"numba"}}
-    compiled.address.cache_clear()  # as in a process that has compiled nothing yet
-    plans._known.clear()
 
 
 {prepare}
@@ -256,14 +260,14 @@ print(json.dumps(said))
 
 DAMAGED = """
 call()
-(index,) = folder.glob("kernels.rows-*.nbi")
+(index,) = folder.glob("kernels.advance-*.nbi")
 index.write_bytes(b"")
 call()
 index.write_bytes(b"garbage")
 call()
 index.unlink()
 call()
-(data,) = folder.glob("kernels.rows-*.nbc")
+(data,) = folder.glob("kernels.advance-*.nbc")
 data.write_bytes(data.read_bytes()[:1000])
 """
 
@@ -280,6 +284,7 @@ FULL = """
 import resource
 
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))  # bytes a file: for who writes it is a full disk
+norm()
 """
 
 HAZARDS = {
@@ -349,7 +354,7 @@ ones = np.ones(100_000)
 assert total(ones) == 100_000
 right(large, [layer]), right(images, [batch])
 assert numba.threading_layer() == "workqueue"
-end = time.monotonic() + 2
+end = time.monotonic() + 1
 
 
 def repeat(function, *arguments):

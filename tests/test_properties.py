@@ -146,7 +146,7 @@ def test_merging_is_concatenating_in_any_order(xp, x, cut, dtype):
         a, b, c = (anynorm.moments(part, axis=0) for part in parts)
         whole = xp.numpy(anynorm.moments(xp.array(x.astype(dtype)), axis=0))
         merged = (anynorm.merge(a, b, c), anynorm.merge(c, anynorm.merge(b, a)), anynorm.merge(anynorm.merge(a, b), c))
-        for m in map(xp.numpy, merged):
+        for m in xp.numpy(merged):
             assert np.array_equal(m.count, whole.count)
             close(m.mean, whole.mean, 1e-6)
             # A mean of one float32 is off by half a last place, and so is what lies between the parts.

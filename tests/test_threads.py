@@ -41,8 +41,11 @@ def at_once(function):
 
 def bits(xp, result):
     """Return the results of a call, however nested, as bytes."""
-    parts = result if isinstance(result, tuple) else (result,)
-    return tuple(bits(xp, part) if isinstance(part, tuple) else np.asarray(xp.numpy(part)).tobytes() for part in parts)
+
+    def of(y):
+        return tuple(map(of, y)) if isinstance(y, tuple) else np.asarray(y).tobytes()
+
+    return of(xp.numpy(result))
 
 
 def assert_same_from_threads(xp, function):

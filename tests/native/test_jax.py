@@ -28,7 +28,6 @@ pytestmark = pytest.mark.library("jax")
 
 C = 24
 SHAPES = {"2-D": (16, C), "4-D": (3, 6, 16, C)}
-DTYPES = ("float64", "float32", "bfloat16", "float16")
 STEPS = 10
 
 
@@ -38,13 +37,18 @@ def eager(function: Callable[..., Any]) -> Callable[..., Any]:
 
 jit = cache(jax.jit)  # so that a function compiles once for all the kinds of data it is tested on
 
+
+def slow(*values: Any) -> Any:
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+def each(*ways: Any) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize(("how", "dtype"), ways, ids=lambda a: getattr(a, "__name__", a))
+
+
 # op by op in float32 alone: JAX compiles each op for each dtype, which takes its time
-each_way = pytest.mark.parametrize(
-    ("how", "dtype"), [(eager, "float32"), *((jit, dtype) for dtype in DTYPES)], ids=lambda a: getattr(a, "__name__", a)
-)
-full_precision = pytest.mark.parametrize(
-    ("how", "dtype"), [(eager, "float32"), (jit, "float32"), (jit, "float64")], ids=lambda a: getattr(a, "__name__", a)
-)
+each_way = each((jit, "float32"), (jit, "bfloat16"), slow(jit, "float64"), slow(jit, "float16"), slow(eager, "float32"))
+full_precision = each((jit, "float32"), (jit, "float64"), slow(eager, "float32"))
 
 
 @pytest.fixture(autouse=True)
@@ -204,7 +208,7 @@ def test_every_norm_without_spatial_axes_gives_what_linen_gives(pair, dtype):
     assert_same(jit(pair.ours)(x, w, b), jit(flax_function(linen, pair))(x, w, b))
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", slow("bfloat16")])
 @pytest.mark.parametrize("pair", PAIRS, ids=str)
 def test_every_norm_gives_what_nnx_gives(pair, dtype):
     x = array("offset 3", "4-D", dtype)
@@ -220,7 +224,12 @@ def batches(rank: str, dtype: str) -> list[Array]:
 
 
 @pytest.mark.parametrize(
-    ("rank", "momentum", "dtype"), [("2-D", 0.7, "float32"), *(("4-D", 0.99, dtype) for dtype in DTYPES)]
+    ("rank", "momentum", "dtype"),
+    [
+        ("2-D", 0.7, "float32"),
+        ("4-D", 0.99, "bfloat16"),
+        *(slow("4-D", 0.99, dtype) for dtype in ("float64", "float32", "float16")),
+    ],
 )
 def test_ten_steps_of_batch_norm_and_inference_go_as_in_linen(rank, momentum, dtype):
     first, *_ = given = batches(rank, dtype)

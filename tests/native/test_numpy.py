@@ -76,7 +76,7 @@ def test_zscore_is_never_further_from_float64_than_scipys(kind, dtype):
 
 
 def test_zscore_of_a_million_rows_has_deviation_1_where_scipys_has_a_hundredth():
-    x = 1e4 + np.random.default_rng(0).standard_normal((1_000_000, 16), dtype="float32")
+    x = 1e4 + np.random.default_rng(0).standard_normal((1_000_000, 4), dtype="float32")
     ours, native = anynorm.zscore(x), scipy.stats.zscore(x)
     exact = standardized(x, (0,), 0)
     assert_never_worse(ours, native, exact, tolerance(x[:1000], exact, "float32"))
