@@ -315,6 +315,7 @@ def step(
     call = prepare(caller, rule, (channel_axis,), x, weight, bias, eps, where, sync, state=stats)
     if call.plan is None:
         state_of(caller, call.xp, x, stats, call.layout.affine[0])
+    if call.plan is None or isinstance(stats.steps, int):
         _check_steps(caller, x, stats.steps)
     return Step(call, stats, momentum, correction)
 

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from ._core.arguments import LARGEST, axes_of, cast, number, rank
-from ._core.call import Layout, prepare
+from ._core.call import prepare
 from ._core.libraries import quiet
 from ._core.standardize import trusted
 from ._engines import normalize, statistics

@@ -85,8 +85,8 @@ _floats: dict[tuple[type, Any], Any] = {}  # (array type, floating dtype) -> the
 
 def dtypes(caller: str, xp: Namespace, x: Array, name: str = "x") -> tuple[Any, Any]:
     """Return the dtype of the result and the dtype to compute in, for an array of real numbers."""
-    key = (type(x), x.dtype)
-    if key in _floats:
+    key, compiling = (type(x), x.dtype), is_compiling(xp)
+    if not compiling and key in _floats:  # torch would compile anew for what is added later
         return x.dtype, _floats[key]
     if not is_number(xp, x.dtype):
         message = (
@@ -98,7 +98,7 @@ def dtypes(caller: str, xp: Namespace, x: Array, name: str = "x") -> tuple[Any, 
         default = default_dtype(xp, x, "real floating")
         return default, default
     computing = xp.float32 if xp.finfo(x.dtype).bits < 32 else x.dtype
-    if not is_compiling(xp):
+    if not compiling:
         _floats[key] = computing
     return x.dtype, computing
 

@@ -147,7 +147,8 @@ def prepare(
     """Check everything, and return what the computation needs; what a kind decides is checked at its first call."""
     kind = None
     if where is None and sync is None:
-        kind = kind_of(rule, options, x, weight, bias, *_parts(stats), *_parts(state))
+        states = () if stats is None and state is None else (*_parts(stats), *_parts(state, steps=True))
+        kind = kind_of(rule, options, x, weight, bias, *states)
         known = find(kind)
         if known is not None and type(eps) is float and 0.0 <= eps <= LARGEST:
             return _again(known, kind, x, weight, bias, eps, stats)
@@ -174,11 +175,14 @@ def prepare(
     return Call(layout, xp, x, weight, bias, eps, mask, sync, given, dtype, computing, kind)
 
 
-def _parts(stats: Any) -> tuple[Any, ...]:
+def _parts(stats: Any, *, steps: bool = False) -> tuple[Any, ...]:
     """Return the arrays of a state for its kind; of what is no state, what no kind has."""
     if stats is None:
         return (None, None)
-    return (getattr(stats, "mean", stats), getattr(stats, "var", stats)) if isinstance(stats, tuple) else (stats,)
+    if not (isinstance(stats, tuple) and hasattr(stats, "mean") and hasattr(stats, "var")):
+        return (stats,)
+    counted = getattr(stats, "steps", None) if steps else None
+    return stats.mean, stats.var, None if isinstance(counted, int) else counted
 
 
 def _again(known: Known, kind: Any, x: Array, weight: Array | None, bias: Array | None, eps: float, stats: Any) -> Call:
@@ -199,7 +203,7 @@ def _given(xp: Namespace, state: State, dtype: Any) -> Statistics:
 
 
 def _sound(xp: Namespace, s: Statistics) -> Statistics:
-    """Return statistics whose variance is NaN below 0, whatever eps would make of it: it shows that they are corrupt."""
+    """Return statistics whose variance is NaN below 0, whatever eps makes of it: it shows that they are corrupt."""
     return s._replace(var=xp.where(s.var < 0, math.nan, s.var))
 
 

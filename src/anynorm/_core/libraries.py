@@ -36,12 +36,13 @@ class Library(NamedTuple):
     always_float64: bool = False  # on every device
 
 
+TORCH = "array_api_compat.torch"
 LIBRARIES = (
     Library(
         "numpy", "numpy", ("ndarray", "generic"), "array_api_compat.numpy",
         has_devices=False, is_memory=True, has_scalars=True, always_float64=True,
     ),
-    Library("torch", "torch", ("Tensor",), "array_api_compat.torch", sums_exactly=True, sums_short=True),
+    Library("torch", "torch", ("Tensor",), TORCH, sums_exactly=True, sums_short=True),
     Library("jax", "jax", ("Array",), "jax.numpy", has_devices=False, sums_exactly=True, rounds_anew=True),
     Library("cupy", "cupy", ("ndarray",), "array_api_compat.cupy", is_memory=True),
     Library(
@@ -132,7 +133,7 @@ def refusal(xp: Namespace, value: Array) -> tuple[str, str] | None:
 
 def is_compiling(xp: Namespace | None) -> bool:
     """Whether torch is tracing the call, to compile or to export it."""
-    return xp is not None and library_name(xp) == "torch" and bool(sys.modules["torch"].compiler.is_compiling())
+    return xp is not None and xp.__name__ == TORCH and bool(sys.modules["torch"].compiler.is_compiling())
 
 
 # ---------------------------------------------------------------------------------- dtypes and devices

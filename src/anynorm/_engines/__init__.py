@@ -2,7 +2,7 @@
 
 An engine is a module with functions of a checked call, each of which may return None to refuse it:
 
-* ``normalize(call, keep=...)`` returns the normalised array, and the statistics of its slices where they are to be kept,
+* ``normalize(call, keep=...)`` returns the normalised array, and the statistics of its slices if they are to be kept,
 * ``statistics(call)`` returns those alone,
 * ``pull(call, statistics, dy)`` returns the gradients of x, weight and bias, given that of the result,
 * ``advance(call, statistics, stats, momentum, correction)``, which it need not have, returns the running mean and

@@ -163,8 +163,12 @@ def _report(name: str, error: Exception) -> None:
 
 def chosen(library: str) -> tuple[str, ModuleType | None]:
     """Return the engine for a library: its name and its module, which is None for array-API code."""
+    return _chosen(library, choice().name or _from_environment())
+
+
+@cache
+def _chosen(library: str, asked: str | None) -> tuple[str, ModuleType | None]:
     name = _ENGINES.get(library, ARRAY_API)
-    asked = choice().name or _from_environment()
     if name == ARRAY_API or (asked is not None and asked != name):
         return ARRAY_API, None
     loaded = _load(_MODULES[name][library])

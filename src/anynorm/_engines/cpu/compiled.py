@@ -65,7 +65,9 @@ def _compile(kernel: Callable[..., None], types_: Any) -> Any:
     folder = cache_folder()
     if folder is not None:
         with suppress(Exception), _lock(folder):
-            compiled = CFunc(kernel, (types_.args, types_.return_type), locals={}, options={"nopython": True, "error_model": "numpy"})
+            compiled = CFunc(
+                kernel, (types_.args, types_.return_type), locals={}, options={"nopython": True, "error_model": "numpy"}
+            )
             compiled.enable_caching()
             compiled.compile()
             return compiled

@@ -102,7 +102,7 @@ LEAST = 2.0**-1006  # the least mean square that is known: squares below 2**-102
 
 @inner
 def _rstd(var, eps, dtype):
-    """Return 1 / sqrt(var + eps), 0 for a constant slice, and NaN where the dtype does not hold it or no variance is."""
+    """Return 1 / sqrt(var + eps), 0 for a constant slice, NaN for no variance or where the dtype does not hold it."""
     if var < 0.0:
         return dtype(math.nan)
     total = var + eps
@@ -196,8 +196,19 @@ def _standardize_row(row, out, mean, rest, rstd, weight, bias, scratches):
 def rows(x, dy, out, weight, bias, mean, rest, var, one, two, geometry, eps, pieces, p):
     """Standardise slices, each while it is in the cache."""
     geometry = carray(geometry, PLACES)
-    x, y, weight, bias = _four(x, geometry, SHAPE), _four(out, geometry, SHAPE), _four(weight, geometry, WEIGHT), _four(bias, geometry, BIAS)
-    mean, rest, var, kind, wanted = _table(mean, geometry, MEAN), _table(rest, geometry, REST), _table(var, geometry, VAR), geometry[KIND], geometry[WANTED]
+    x, y, weight, bias = (
+        _four(x, geometry, SHAPE),
+        _four(out, geometry, SHAPE),
+        _four(weight, geometry, WEIGHT),
+        _four(bias, geometry, BIAS),
+    )
+    mean, rest, var, kind, wanted = (
+        _table(mean, geometry, MEAN),
+        _table(rest, geometry, REST),
+        _table(var, geometry, VAR),
+        geometry[KIND],
+        geometry[WANTED],
+    )
     dtype = mean.dtype.type
     scratches = np.empty((2, BLOCK), np.float32)
     n = float(x.shape[1] * x.shape[3])
@@ -239,15 +250,26 @@ def _row_products(dy, x, mean, rest, weight):
 
 
 @inner
-def _add_products(dy, x, mean, rest, rstd, dweight):
-    for i in range(x.size):
-        dweight[i] += np.float64(dy[i]) * np.float64(((x[i] - mean) - rest) * rstd)
+def _row_sums(row, dy_row, mean, rest, rstd, weight, wanted, dweight, dbias, scratches):
+    """Return the sums of dy and of dy times the deviations from the mean, weighted where the weight runs along.
 
-
-@inner
-def _add_row(dy, dbias):
-    for i in range(dy.size):
-        dbias[i] += dy[i]
+    What the row gives to the gradients of weight and bias is added where they run along it and are wanted.
+    """
+    s, q, s_error, q_error = 0.0, 0.0, 0.0, 0.0
+    for i in range(0, row.size, BLOCK):
+        x, dy = load(row[i : i + BLOCK], scratches[0]), load(dy_row[i : i + BLOCK], scratches[1])
+        part, product = _row_products(dy, x, mean, rest, weight if weight.size == 1 else weight[i : i + BLOCK])
+        s, s_error = _add(s, s_error, part)
+        q, q_error = _add(q, q_error, product)
+        if wanted & WEIGHTS:
+            to = dweight[i : i + BLOCK]
+            for j in range(x.size):
+                to[j] += np.float64(dy[j]) * np.float64(((x[j] - mean) - rest) * rstd)
+        if wanted & BIASES:
+            to = dbias[i : i + BLOCK]
+            for j in range(x.size):
+                to[j] += dy[j]
+    return s + s_error, q + q_error
 
 
 @inner
@@ -269,8 +291,19 @@ def _pull_row(row, dy_row, out, mean, rest, rstd, weight, shift, scale, scratche
 def rows_pullback(x, dy, out, weight, bias, mean, rest, var, one, two, geometry, eps, pieces, p):
     """Pull the gradient of slices back, and sum that of weight and bias: along D for each piece, or for each row."""
     geometry = carray(geometry, PLACES)
-    x, dy, dx, weight = _four(x, geometry, SHAPE), _four(dy, geometry, SHAPE), _four(out, geometry, SHAPE), _four(weight, geometry, WEIGHT)
-    mean, rest, var, kind, wanted = _table(mean, geometry, MEAN), _table(rest, geometry, REST), _table(var, geometry, VAR), geometry[KIND], geometry[WANTED]
+    x, dy, dx, weight = (
+        _four(x, geometry, SHAPE),
+        _four(dy, geometry, SHAPE),
+        _four(out, geometry, SHAPE),
+        _four(weight, geometry, WEIGHT),
+    )
+    mean, rest, var, kind, wanted = (
+        _table(mean, geometry, MEAN),
+        _table(rest, geometry, REST),
+        _table(var, geometry, VAR),
+        geometry[KIND],
+        geometry[WANTED],
+    )
     along = geometry[WEIGHT + 3] > 1 or geometry[BIAS + 3] > 1
     rows = (pieces, 1, x.shape[3]) if along else (1, x.shape[0] * x.shape[1] * x.shape[2], 1)
     dweight, dbias = carray(one, rows), carray(two, rows)
@@ -284,19 +317,9 @@ def rows_pullback(x, dy, out, weight, bias, mean, rest, var, one, two, geometry,
         shift, scale = 0.0, 0.0
         for b in range(x.shape[1]):
             row, dy_row, w_row = x[a, b, c], dy[a, b, c], _at(weight, a, b, c)
-            s, q, s_error, q_error = 0.0, 0.0, 0.0, 0.0
-            for i in range(0, row.size, BLOCK):
-                block, g = load(row[i : i + BLOCK], scratches[0]), load(dy_row[i : i + BLOCK], scratches[1])
-                part, product = _row_products(g, block, m, r, w_row if w_row.size == 1 else w_row[i : i + BLOCK])
-                s, s_error = _add(s, s_error, part)
-                q, q_error = _add(q, q_error, product)
-                if along:
-                    own = slice(i, i + BLOCK)
-                    if wanted & WEIGHTS:
-                        _add_products(g, block, m, r, rstd, dweight[p, 0, own])
-                    if wanted & BIASES:
-                        _add_row(g, dbias[p, 0, own])
-            s, q = s + s_error, (q + q_error) * rstd
+            sums = dweight[p % dweight.shape[0], 0], dbias[p % dbias.shape[0], 0]
+            s, q = _row_sums(row, dy_row, m, r, rstd, w_row, wanted if along else 0, sums[0], sums[1], scratches)
+            q *= rstd
             w = 1.0 if w_row.size > 1 else np.float64(w_row[0])  # that of a longer one is in the sums already
             shift, scale = shift + w * s, scale + w * q
             if not along:
@@ -410,7 +433,12 @@ def columns_again(x, dy, out, weight, bias, mean, rest, var, one, two, geometry,
 def columns_statistics(x, dy, out, weight, bias, mean, rest, var, one, two, geometry, eps, pieces, p):
     """Turn the pieces' sums into the statistics of the slices."""
     geometry = carray(geometry, PLACES)
-    x, shift, mean, rest = _four(x, geometry, SHAPE), _table(var, geometry), _table(mean, geometry), _table(rest, geometry)
+    x, shift, mean, rest = (
+        _four(x, geometry, SHAPE),
+        _table(var, geometry),
+        _table(mean, geometry),
+        _table(rest, geometry),
+    )
     s, q = _sums(one, geometry, pieces, 1), _sums(two, geometry, pieces, 1)
     n, scratch = float(x.shape[1] * x.shape[3]), np.empty(BLOCK, np.float32)
     for a in range(shift.shape[0]):
@@ -432,7 +460,12 @@ def _standardize_columns(x, y, mean, rest, rstd, weight, bias):
 def columns_apply(x, dy, out, weight, bias, mean, rest, var, one, two, geometry, eps, pieces, p):
     """Standardise by statistics that are known."""
     geometry = carray(geometry, PLACES)
-    x, y, weight, bias = _columns(x, geometry), _columns(out, geometry), _four(weight, geometry, WEIGHT), _four(bias, geometry, BIAS)
+    x, y, weight, bias = (
+        _columns(x, geometry),
+        _columns(out, geometry),
+        _four(weight, geometry, WEIGHT),
+        _four(bias, geometry, BIAS),
+    )
     mean, rest, var = _table(mean, geometry, MEAN), _table(rest, geometry, REST), _table(var, geometry, VAR)
     columns, depth, width = geometry[SHAPE + 2], geometry[DEPTH], geometry[WIDTH]
     dtype = mean.dtype.type
@@ -523,7 +556,12 @@ def _pull_columns(x, dy, dx, mean, rest, rstd, weight, shift, scale):
 def columns_pullback(x, dy, out, weight, bias, mean, rest, var, one, two, geometry, eps, pieces, p):
     """Pull the gradient back, less what it loses."""
     geometry = carray(geometry, PLACES)
-    x, dy, dx, weight = _columns(x, geometry), _columns(dy, geometry), _columns(out, geometry), _four(weight, geometry, WEIGHT)
+    x, dy, dx, weight = (
+        _columns(x, geometry),
+        _columns(dy, geometry),
+        _columns(out, geometry),
+        _four(weight, geometry, WEIGHT),
+    )
     mean, rest, var = _table(mean, geometry, MEAN), _table(rest, geometry, REST), _table(var, geometry, VAR)
     columns, depth, width = geometry[SHAPE + 2], geometry[DEPTH], geometry[WIDTH]
     scale, shift = _sums(one, geometry, pieces + 1, depth)[pieces], _sums(two, geometry, pieces + 1, depth)[pieces]
@@ -545,7 +583,9 @@ def columns_pullback(x, dy, out, weight, bias, mean, rest, var, one, two, geomet
                 s[j], t[j] = dtype(shift[a, c, 0]), dtype(scale[a, c, 0]) * rstd[j]
             for b in range(b0, b1):
                 out_row = room(dx[a, b, own], scratch_dx)
-                _pull_columns(load(x[a, b, own], scratch), load(dy[a, b, own], scratch_dy), out_row, m, r, rstd, w, s, t)
+                _pull_columns(
+                    load(x[a, b, own], scratch), load(dy[a, b, own], scratch_dy), out_row, m, r, rstd, w, s, t
+                )
                 store(out_row, dx[a, b, own])
 
 
@@ -561,7 +601,11 @@ def advance(x, dy, out, weight, bias, mean, rest, var, one, two, geometry, eps, 
     geometry = carray(geometry, PLACES)
     channels = geometry[CHANNELS]
     samples = geometry[SHAPE] * geometry[SHAPE + 2] // channels
-    mean, rest, var = carray(mean, (samples, channels)), carray(rest, (samples, channels)), carray(var, (samples, channels))
+    mean, rest, var = (
+        carray(mean, (samples, channels)),
+        carray(rest, (samples, channels)),
+        carray(var, (samples, channels)),
+    )
     old_mean, old_var = carray(weight, channels), carray(bias, channels)
     new_mean, new_var, factor = carray(out, channels), carray(dy, channels), carray(one, 1)[0]
     for c in range(channels):

@@ -56,7 +56,7 @@ class Lowering(NamedTuple):
     narrow: bool  # whether walking down is the faster way
 
     def lay(self, a: Any) -> Any:
-        """Return an array that broadcasts to the split x as four axes: of each slot the part from where it varies on."""
+        """Return an array that broadcasts to the split x as four axes: of each slot the part from where it varies."""
         a = a if self.straight else a.transpose(self.order)
         sizes = list(a.shape)
         for slot in self.slots:

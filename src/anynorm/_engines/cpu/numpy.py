@@ -65,7 +65,8 @@ def advance(call: Call, s: Statistics, *arguments: Any) -> tuple[Array, Array] |
 
 def plan_of(call: Call, x: Array) -> Plan | None:
     """Return the plan of a call, made now if it is the first of its kind."""
-    return call.plan or plans.keep(call, Plan.of(call, x, MEMORY))
+    found: Plan | None = call.plan or plans.keep(call, Plan.of(call, x, MEMORY))
+    return found
 
 
 def stored(call: Call, a: Array) -> Array | None:

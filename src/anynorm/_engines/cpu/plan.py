@@ -6,7 +6,6 @@ It holds no array. Which memory the arrays of a library have, and how to make mo
 from __future__ import annotations
 
 import math
-from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numba
@@ -18,7 +17,7 @@ from . import kernels
 from .compiled import address, launch, piece
 from .kernels import AT_ZERO, BIASES, GIVEN, OWN, RESULT, STATISTICS, WEIGHTS
 from .lowering import lower
-from .threads import ALONE, SMALL, cores
+from .threads import SMALL, cores
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,18 +58,20 @@ class Plan:
     """A call as the kernels take it: x as (A, B, C, D), its slices (a, c)."""
 
     __slots__ = (
-        "addresses", "channels", "computing", "copied", "direct", "geometries", "kind", "lowering", "memory", "n", "places", "shapes",
-        "size", "stored",
+        "addresses", "channels", "computing", "copied", "direct", "geometries", "kind", "lowering", "memory", "n",
+        "places", "shapes", "size", "stored",
     )  # fmt: skip
 
     def __init__(self, call: Call, x: Array, lowering: Lowering, memory: Memory, *, copied: bool) -> None:
         self.lowering, self.memory, self.copied = lowering, memory, copied
-        self.stored, self.addresses = memory.stored[call.dtype], {}
+        self.stored = memory.stored[call.dtype]
+        self.addresses: dict[Any, int] = {}
         self.size, self.n = math.prod(lowering.shape), lowering.shape[1] * lowering.shape[3]
         self.computing = "float64" if x.itemsize == 8 else "float32"
         own = OWN if call.layout.centred else AT_ZERO
         self.kind = own if call.given is None else GIVEN
-        parameters = (call.weight, call.bias, *((None, None) if call.given is None else call.given[1:3]))
+        given = (None, None) if call.given is None else call.given[1:3]
+        parameters: tuple[Any, ...] = (call.weight, call.bias, *given)
         laid = [None if p is None else self.lay(call, p) for p in parameters]
         #: Whether weight, bias, a given mean and its rest lie in memory as the kernels take them.
         self.direct = [
@@ -146,7 +147,7 @@ class Plan:
         held.append(self.lowering.lay(memory.as_numpy(value).astype(dtype, copy=False)))
         return self.told(held[-1])
 
-    def tables(self, call: Call, s: Statistics, held: list[Array]) -> tuple[int, int, int]:
+    def tables(self, call: Call, s: Statistics, held: list[Array]) -> tuple[int, ...]:
         """Return what kernels are told of the mean, its rest and the variance of the slices."""
         if self.kind == GIVEN:
             mean, rest = self.tell(call, 2, s.mean, held), self.tell(call, 3, s.rest, held)
@@ -182,106 +183,117 @@ class Plan:
         slices = self.lowering.shape[0] * self.lowering.shape[2]
         return 1 if threads == 1 else min(slices, threads * (PIECES if threads == THREADS else 1))
 
-    def cores(self) -> AbstractContextManager[int]:
-        """Take the cores for this much work."""
-        return ALONE if self.size < SMALL else cores(self.size, self.memory.most_threads())
-
     # ------------------------------------------------------------------------------ forward
 
     def normalize(self, call: Call, x: Array, *, keep: bool) -> tuple[Array, Statistics | None]:
         """Return the normalised array, and where they are to be kept the statistics."""
         x = self.memory.contiguous(x) if self.copied else x
         y = self.memory.empty_like(x)
-        return y, self.run(call, x, y, keep=keep)
+        s = self.run(call, x, y, keep=keep)
+        if keep and s is not None and call.given is None and self.size >= SMALL:
+            s = s._replace(var=self.narrow(s.var))
+        return y, s
 
     def statistics(self, call: Call, x: Array) -> Statistics:
         """Return the statistics of the slices."""
         found = self.run(call, self.memory.contiguous(x) if self.copied else x, None, keep=True)
         assert found is not None  # noqa: S101
-        return found
+        return found._replace(var=self.narrow(found.var))
 
     def run(self, call: Call, x: Array, y: Array | None, *, keep: bool) -> Statistics | None:
         """Have the kernels write the result to y, and return the statistics where they are to be kept."""
-        memory, held = self.memory, []
-        mean = rest = var = None
+        if self.size < SMALL:
+            return self.standardize(call, x, y, 1, keep=keep)
+        with cores(self.size, self.memory.most_threads()) as threads:
+            return self.standardize(call, x, y, threads, keep=keep)
+
+    def standardize(self, call: Call, x: Array, y: Array | None, threads: int, *, keep: bool) -> Statistics | None:
+        """Do so on as many threads."""
+        memory, down, s = self.memory, self.down(threads), call.given
+        held: list[Array] = []
         weight, bias = self.tell(call, 0, call.weight, held), self.tell(call, 1, call.bias, held)
-        with self.cores() as threads:
-            down = self.down(threads)
-            if call.given is not None:
-                tables = self.tables(call, call.given, held)
-            elif keep or down:
-                if self.kind == OWN:
-                    mean, rest = (memory.empty(self.lowering.kept, self.computing) for _ in range(2))
-                var = memory.empty(self.lowering.kept, "float64")
-                places = self.places[2:] if mean is None else (memory.place(mean), memory.place(rest))
-                tables = *places, memory.place(var)
-            else:
-                tables = 0, 0, 0
-            wanted = RESULT * (y is not None) + STATISTICS * (var is not None)
-            told = weight, bias, *tables
-            out = 0 if y is None else memory.place(y)
-            if down:
-                self.walk_down(x, out, told, threads, wanted, call.eps)
-            else:
-                launch(
-                    self.kernel(kernels.rows), self.pieces(threads), memory.head, memory.place(x), 0, out, *told,
-                    0, 0, self.geometries[wanted][0], call.eps,
-                )  # fmt: skip
-        if call.given is not None or not keep:
-            return call.given
-        if self.size >= SMALL:
-            var = self.narrow(var)
-        count = None if mean is None else self.n
+        tables: tuple[int, ...] = (0, 0, 0)
+        wanted = RESULT * (y is not None)
+        if s is not None:
+            tables = self.tables(call, s, held)
+        elif keep or down:
+            s, tables = self.room()
+            wanted += STATISTICS
+        told = memory.head, memory.place(x), 0, 0 if y is None else memory.place(y), weight, bias, *tables
+        if down:
+            self.walk_down(told, threads, wanted, call.eps)
+        else:
+            launch(self.kernel(kernels.rows), self.pieces(threads), *told, 0, 0, self.geometries[wanted][0], call.eps)
+        return s if s is None or call.given is not None else self.closed(s)
+
+    def room(self) -> tuple[Statistics, tuple[int, ...]]:
+        """Return statistics that hold whatever their memory does, and what kernels are told of them."""
+        memory, kept = self.memory, self.lowering.kept
+        var = memory.empty(kept, "float64")
+        if self.kind == AT_ZERO:
+            return Statistics(None, None, None, var), (*self.places[2:], memory.place(var))
+        mean, rest = memory.empty(kept, self.computing), memory.empty(kept, self.computing)
+        return Statistics(self.n, mean, rest, var), (memory.place(mean), memory.place(rest), memory.place(var))
+
+    def closed(self, s: Statistics) -> Statistics:
+        """Return statistics along x's axes."""
         if self.lowering.straight:
-            return Statistics(count, mean, rest, var)
-        return Statistics(count, *(None if a is None else memory.turn(a, self.lowering.inverse) for a in (mean, rest, var)))
+            return s
+        return s._replace(
+            **{
+                name: self.memory.turn(part, self.lowering.inverse)
+                for name, part in zip(s._fields[1:], s[1:], strict=True)
+                if part is not None
+            }
+        )
 
     def narrow(self, var: Array) -> Array:
         """Return variances in the dtype to compute in, which takes half the memory and may not hold them all."""
         with np.errstate(over="ignore"):
             return self.memory.cast(var, self.memory.dtypes[self.computing])
 
-    def walk_down(self, x: Array, out: int, told: Any, threads: int, wanted: int, eps: float) -> None:
+    def walk_down(self, told: Any, threads: int, wanted: int, eps: float) -> None:
         """Run the kernels that walk down columns."""
-        low, head, geometry = self.lowering, self.memory.head, self.geometries[wanted][0]
-        s, q = np.zeros((2, threads, low.shape[0], low.shape[2]))
-        arguments = head, self.memory.place(x), 0, out, *told, self.told(s), self.told(q), geometry, eps
-
-        def launched(kernel: Callable[..., None], pieces: int) -> None:
-            launch(self.kernel(kernel), pieces, *arguments)
-
+        a, _, c, _ = self.lowering.shape
+        s, q = np.zeros((2, threads, a, c))
+        arguments = *told, self.told(s), self.told(q), self.geometries[wanted][0], eps
         if self.kind != GIVEN:
             piece(self.kernel(kernels.columns_first), *arguments, threads, 0)
-            launched(kernels.columns_sums, threads)
-            if self.kind == OWN and x.itemsize == 8:  # see kernels
+            launch(self.kernel(kernels.columns_sums), threads, *arguments)
+            if self.kind == OWN and self.computing == "float64":  # see kernels
                 piece(self.kernel(kernels.columns_again), *arguments, threads, 0)
-                launched(kernels.columns_sums, threads)
+                launch(self.kernel(kernels.columns_sums), threads, *arguments)
             piece(self.kernel(kernels.columns_statistics), *arguments, threads, 0)
         if wanted & RESULT:
-            launched(kernels.columns_apply, threads)
+            launch(self.kernel(kernels.columns_apply), threads, *arguments)
 
     # ------------------------------------------------------------------------------ backward
 
-    def pull(self, call: Call, x: Array, s: Statistics, dy: Array) -> tuple[Array, Array | None, Array | None] | None:
-        """Return the gradients of x, weight and bias, given that of the result."""
-        memory, held = self.memory, []
+    def pull(
+        self, call: Call, x: Array, s: Statistics, dy: Array, wanted: int = WEIGHTS | BIASES
+    ) -> tuple[Array, Array | None, Array | None] | None:
+        """Return the gradients of x, and of weight and bias where they are wanted, given that of the result."""
+        memory = self.memory
+        held: list[Array] = []
         row = (1, 1, 1, self.lowering.shape[3])
         along = any(shape[3] > 1 for shape in self.shapes[:2])
         if along and any(shape not in (row, (1, 1, 1, 1)) for shape in self.shapes[:2]):
             return None
         x = memory.contiguous(x) if self.copied else x
         dx = memory.empty_like(x)
-        weight = self.tell(call, 0, call.weight, held)
-        told = weight, 0, *self.tables(call, s if self.holds(s) else self.statistics(call, x), held)
+        exact = s if self.holds(s) else self.run(call, x, None, keep=True)
+        assert exact is not None  # noqa: S101
+        told = self.tell(call, 0, call.weight, held), 0, *self.tables(call, exact, held)
         lies_alike = memory.strides(dy) == memory.strides(x) and dy.shape == x.shape
         g = dy if lies_alike else self.open(call, dy)
         place = memory.place(g) if g is dy else self.told(g)
-        wanted = WEIGHTS * (call.weight is not None) + BIASES * (call.bias is not None)
-        with self.cores() as threads:
+        wanted &= WEIGHTS * (call.weight is not None) | BIASES * (call.bias is not None)
+        with cores(self.size, memory.most_threads()) as threads:
             work = self.pull_down if self.down(threads) else self.pull_rows
             arguments = memory.head, memory.place(x), place, memory.place(dx), *told
             dweight, dbias = work(dy.dtype, arguments, threads, wanted, call.eps, along=along)
-        return dx, self.gradient(call, 0, call.weight, dweight), self.gradient(call, 1, call.bias, dbias)
+        weight, bias = call.weight if wanted & WEIGHTS else None, call.bias if wanted & BIASES else None
+        return dx, self.gradient(call, 0, weight, dweight), self.gradient(call, 1, bias, dbias)
 
     def holds(self, s: Statistics) -> bool:
         """Whether the variances are as they were summed, or their dtype holds them all, or they were given."""
@@ -345,7 +357,7 @@ class Plan:
     def advance(
         self, call: Call, s: Statistics, stats: Any, momentum: Any, correction: Any
     ) -> tuple[Array, Array] | None:
-        """Return the running mean and variance after a batch of the statistics s, None where a kernel does not do it."""
+        """Return the running mean and variance after a batch of the statistics s, None where no kernel does it."""
         if self.kind != OWN or not self.channels or type(correction) is not float:
             return None
         if momentum is None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from numba import types
 from torch.autograd import forward_ad
@@ -19,6 +18,7 @@ from ..._core import standardize as array_api
 from ..._core.call import Statistics
 from ..choice import ARRAY_API, chosen, ran
 from .half import KNOWS_FLOAT16
+from .kernels import BIASES, WEIGHTS
 from .plan import Memory, Plan
 
 if TYPE_CHECKING:
@@ -64,8 +64,10 @@ def normalize(call: Call, *, keep: bool) -> tuple[Array, Statistics | None] | No
         return None
     if not tracked(call.x, call.weight, call.bias):
         return plan.normalize(call, stored(call, call.x), keep=keep)
-    y, *tables = Normalize.apply(plan, call, call.x, call.weight, call.bias)
-    return y, call.given or Statistics(None if tables[0] is None else plan.n, *tables)
+    if not keep or call.given is not None:
+        return Normalize.apply(plan, call, False, call.x, call.weight, call.bias), call.given
+    y, *tables = Normalize.apply(plan, call, True, call.x, call.weight, call.bias)
+    return y, Statistics(None if tables[0] is None else plan.n, *tables)
 
 
 def statistics(call: Call) -> Statistics | None:
@@ -74,8 +76,10 @@ def statistics(call: Call) -> Statistics | None:
     return None if plan is None else plan.statistics(call, stored(call, call.x))
 
 
-def pull(call: Call, s: Statistics, dy: Array) -> tuple[Array, Array | None, Array | None] | None:
-    """Return the gradients of x, weight and bias, given that of the result."""
+def pull(
+    call: Call, s: Statistics, dy: Array, wanted: int = WEIGHTS | BIASES
+) -> tuple[Array, Array | None, Array | None] | None:
+    """Return the gradients of x, and of weight and bias where they are wanted, given that of the result."""
     if tracked(call.x, call.weight, dy, *s[1:]) or not all(map(plain, (dy, *s[1:]))) or dy.dtype not in MEMORY.stored:
         return None
     try:
@@ -83,7 +87,7 @@ def pull(call: Call, s: Statistics, dy: Array) -> tuple[Array, Array | None, Arr
     except RuntimeError:  # the memory of a batch of gradients is out of reach
         return None
     plan = plan_of(call)
-    return None if plan is None else plan.pull(call, stored(call, call.x), s, dy.detach())
+    return None if plan is None else plan.pull(call, stored(call, call.x), s, dy.detach(), wanted)
 
 
 def advance(call: Call, s: Statistics, *arguments: Any) -> tuple[Array, Array] | None:
@@ -100,15 +104,21 @@ class Normalize(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, plan: Plan, call: Call, x: Array, weight: Array | None, bias: Array | None
-    ) -> tuple[Array, ...]:
-        """Return the normalised tensor, and the mean, its rest and the variance, None where they were given."""
+        ctx: Any,
+        plan: Plan,
+        call: Call,
+        keep: bool,  # noqa: FBT001  apply knows no keywords
+        x: Array,
+        weight: Array | None,
+        bias: Array | None,
+    ) -> Array | tuple[Array | None, ...]:
+        """Return the normalised tensor, and where they are to be kept the mean, its rest and the variance."""
         y, s = plan.normalize(call, stored(call, x), keep=True)
         assert s is not None  # noqa: S101
-        ctx.call, ctx.count = call._replace(x=None, weight=None, bias=None), s.count
+        ctx.call, ctx.count = call._replace(x=None, weight=None, bias=None, plan=plan), s.count
         ctx.save_for_backward(x, weight, bias, *s[1:])
         ctx.set_materialize_grads(False)
-        return y, *((None,) * 3 if call.given else s[1:])
+        return (y, *s[1:]) if keep else y
 
     @staticmethod
     def backward(ctx: Any, dy: Array | None, *dtables: Array | None) -> tuple[Array | None, ...]:
@@ -116,14 +126,15 @@ class Normalize(torch.autograd.Function):
         x, weight, bias, *tables = ctx.saved_tensors
         call = ctx.call._replace(x=x, weight=weight, bias=bias)
         if dy is None or any(g is not None for g in dtables) or torch.is_grad_enabled():
-            return None, None, *differentiate(call, (dy, *dtables))
-        return None, None, *backward(call, Statistics(ctx.count, *tables), dy)
+            return None, None, None, *differentiate(call, (dy, *dtables))
+        wanted = WEIGHTS * ctx.needs_input_grad[4] | BIASES * ctx.needs_input_grad[5]
+        return None, None, None, *backward(call, Statistics(ctx.count, *tables), dy, wanted)
 
 
-def backward(call: Call, s: Statistics, dy: Array) -> tuple[Array, Array | None, Array | None]:
-    """Return the gradients of x, weight and bias by the engine that is chosen now, which was another one forward."""
+def backward(call: Call, s: Statistics, dy: Array, wanted: int) -> tuple[Array, Array | None, Array | None]:
+    """Return the gradients that are wanted by the engine that is chosen now, which may have been another forward."""
     name, module = chosen("torch")
-    pulled = None if module is None else pull(call, s, dy)
+    pulled = None if module is None else pull(call, s, dy, wanted)
     ran(ARRAY_API if pulled is None else name)
     return array_api.pull(call.alone(), s, dy) if pulled is None else pulled
 
@@ -206,7 +217,7 @@ def plan_of(call: Call) -> Plan | None:
 
 def stored(call: Call, x: Array) -> Array:
     """Return x as the kernels take it."""
-    return x.detach() if x.dtype == call.dtype else x.detach().to(call.dtype)
+    return x if x.dtype == call.dtype else x.to(call.dtype)
 
 
 def described(*tensors: Any) -> tuple[Any, ...] | None:
