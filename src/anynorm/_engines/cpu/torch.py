@@ -126,7 +126,7 @@ class Normalize(torch.autograd.Function):
         x, weight, bias, *tables = ctx.saved_tensors
         call = ctx.call._replace(x=x, weight=weight, bias=bias)
         if dy is None or any(g is not None for g in dtables) or torch.is_grad_enabled():
-            return None, None, None, *differentiate(call, (dy, *dtables))
+            return None, None, None, *differentiate(call, (dy, *(dtables or (None, None, None))))
         wanted = WEIGHTS * ctx.needs_input_grad[4] | BIASES * ctx.needs_input_grad[5]
         return None, None, None, *backward(call, Statistics(ctx.count, *tables), dy, wanted)
 
