@@ -15,7 +15,7 @@ import pytest
 
 import anynorm
 import bench.__main__ as cli
-from anynorm._cli.reference import Found
+from anynorm._cli.reference import Found, exact, shared
 from anynorm._engines.choice import choice
 from anynorm._install import install
 from bench import arguments as options
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 INSTALLED = [pytest.param(name, marks=pytest.mark.library(name)) for name in LIBRARIES]
 HERE = Path(anynorm.__file__).parents[1]
-QUICK = ("--quick", "--rounds", "1", "--library", "numpy", "--only", "numpy rms 8x64 float32 first forward all")
+QUICK = ("--quick", "--rounds", "1", "--library", "numpy", "--only", "numpy rms 8x64 float32 first forward all nothing")
 TESTS = Path(__file__).parent
 CHECKOUT = TESTS.parent
 
@@ -85,6 +85,9 @@ def results(case: Case) -> dict[str, Any]:
     return {name: [as_numpy(a) for a in (y if isinstance(y, tuple) else (y,))] for name, y in found.items()}
 
 
+COUNTS = {("both", "nothing"): 2, ("both", "affine"): 4, ("forward", "train"): 3}  # y, gradients, mean and variance
+
+
 def as_numpy(a: Any) -> Any:
     return np.asarray(a.detach() if hasattr(a, "detach") else a)
 
@@ -95,13 +98,20 @@ def test_the_calls_of_a_case_compute_the_same(library: str) -> None:
     # Compiling takes JAX its time: one way of running for each kind of work.
     for case in (case for case in cases if library != "jax" or (case.mode == "jit") == (case.work == "both")):
         found = results(case)
-        exact = found.pop("anynorm")
+        mine = found.pop("anynorm")
         (x,) = found.pop("copy")
         assert np.array_equal(x, found.pop("copy again")[0])
-        assert "textbook" in found
+        if case.masked:
+            mask = as_numpy(calls.draw(case).mask)
+            (unmasked,) = found.pop("unmasked")
+            axes = shared(case.norm, x.ndim)
+            assert 0 < mask.sum() < mask.size
+            assert abs(unmasked - exact(x, axes)[0]).max() < 1e-5, case.name
+            found["exact"] = [exact(x, axes, mask=mask)[0]]
+        assert set(found) & {"textbook", "native", "exact"}
         for name, arrays in found.items():
-            assert len(arrays) == (2 if case.work == "both" else 1)
-            for ours, theirs in zip(exact, arrays, strict=True):
+            assert len(arrays) == COUNTS.get((case.work, case.given), 1), (case.name, name)
+            for ours, theirs in zip(mine, arrays, strict=True):
                 # torch knows NumPy's arrays of channels last by a view, with the channels on axis 1.
                 same = theirs if theirs.shape == ours.shape else np.moveaxis(theirs, 1, -1)
                 assert abs(ours - same).max() < 1e-5, (case.name, name)
@@ -119,11 +129,14 @@ def test_the_cases_cover_what_is_promised(library: str) -> None:
     if library != "jax":
         assert max(case.bytes for case in cases) == 2**28
         assert {case.layout for case in cases} == {"first", "last"}
+        assert {case.given for case in cases} == {"nothing", "affine", "stats", "train", "mask", "full mask"}
 
 
 def test_every_figure_is_of_a_case_that_is_timed() -> None:
     timed = {case for library in LIBRARIES for case in cases_of(library)}
     assert [figure.case.name for figure in figures.figures() if figure.case not in timed] == []
+    for case, above, below, _ in figures.figures():
+        assert {above, below} <= {"anynorm", "copy", *rivals.makers(case)}
 
 
 def test_figures_are_timed_alone() -> None:
@@ -210,7 +223,7 @@ def faked(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 @pytest.mark.usefixtures("faked")
 def test_every_ratio_is_of_the_medians(capsys: pytest.CaptureFixture[str]) -> None:
-    name = "numpy layer 8x64 float32 first forward all"
+    name = "numpy layer 8x64 float32 first forward all nothing"
     only = ("--library", "numpy", "--only", name, "--rounds", "3")
     assert cli.main(["--json", *only]) == 0
     (case,) = json.loads(capsys.readouterr().out)["cases"]
@@ -220,6 +233,7 @@ def test_every_ratio_is_of_the_medians(capsys: pytest.CaptureFixture[str]) -> No
         "textbook / anynorm": pytest.approx(4),
         "onnxruntime / anynorm": None,
         "anynorm / copy": pytest.approx(2.5),
+        "anynorm / unmasked": None,
     }
     assert case["noise"] == pytest.approx(0.2)
     assert case["rounds"] == 3
@@ -232,15 +246,15 @@ def test_the_tables_say_what_was_measured(
 ) -> None:
     if not rich:
         monkeypatch.setitem(sys.modules, "rich", None)
-    name = "numpy layer 8x64 float32 first forward all"
+    name = "numpy layer 8x64 float32 first forward all nothing"
     assert cli.main(["--library", "numpy", "--only", name, "--rounds", "3"]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     case = ["numpy", "layer", "8x64", "float32"]
     wished = ["at", "least", "1", "4.00", "20.0%", "reached"]
-    assert [*case, "first", "forward", "all", "textbook", "/", "anynorm", *wished] in lines
-    assert [*case, "-", "forward", "all", "2.00", "4.00", "-", "2.50", "20.0%"] in lines
+    assert [*case, "first", "forward", "all", "nothing", "textbook", "/", "anynorm", *wished] in lines
+    assert [*case, "-", "forward", "all", "nothing", "2.00", "4.00", "-", "2.50", "-", "20.0%"] in lines
     took = next(line for line in lines if line[:4] == case and "ms" in line)
-    assert took[7:16] == ["250", "ms", "500", "ms", "1.00", "s", "-", "100", "ms"]
+    assert took[8:17] == ["250", "ms", "500", "ms", "1.00", "s", "-", "100", "ms"]
     assert ["numpy", "has", "no", "onnxruntime:", "not", "installed"] in lines
     assert lines.index(["figures"]) < lines.index(["ratios", "of", "medians"])
 
@@ -250,10 +264,17 @@ def test_a_figure_that_is_missed_is_said_and_decides_nothing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(calls, "draw", lambda _: calls.Given(np.zeros(2)))
-    only = ("--library", "numpy", "--only", "numpy batch 32x64x56x56 float32 first forward all", "--rounds", "3")
+    only = (
+        "--library",
+        "numpy",
+        "--only",
+        "numpy batch 32x64x56x56 float32 first forward all nothing",
+        "--rounds",
+        "3",
+    )
     assert cli.main([*only]) == 0
     out = capsys.readouterr().out
-    assert "2 of 3 figures MISSED, 13 not measured." in out  # the extra memory of the fake is small
+    assert "2 of 3 figures MISSED, 24 not measured." in out  # the extra memory of the fake is small
 
 
 def test_quick_calls_are_repeated_inside_a_measurement(clock: Clock) -> None:
@@ -302,7 +323,7 @@ def test_a_case_that_fails_is_reported(render: Callable[..., Any], monkeypatch: 
     monkeypatch.setattr(calls, "ours", lambda *_: refuse)
     case = Case("numpy", "layer", (8, 64))
     result = measure(case, 1)
-    assert result.notes == ("numpy layer 8x64 float32 first forward all: anynorm fails: ValueError: broken",)
+    assert result.notes == ("numpy layer 8x64 float32 first forward all nothing: anynorm fails: ValueError: broken",)
     assert result.ratio("native", "anynorm") is None
     assert render([result])
 
@@ -347,7 +368,7 @@ REFUSED = {
     "library": (("--library", "cupy"), "invalid choice: 'cupy'"),
     "rounds": (("--rounds", "0"), "argument --rounds: needs a positive whole number: got '0'"),
     "only": (
-        ("--library", "numpy", "--only", "nothing"),
+        ("--library", "numpy", "--only", "none"),
         "--only needs text that is in the name of a case, such as 'n",
     ),
     "suffix": (("--plot", "a.pdf"), "--plot needs a file that ends in .svg or .png, in a folder that is there: got a"),
@@ -388,7 +409,7 @@ def test_missing_libraries_are_said_in_a_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     missing(monkeypatch, "torch", "jax", "onnxruntime", "onnx")
-    rounds = ("--rounds", "1", "--only", "layer 8x64 float32 first forward all")
+    rounds = ("--rounds", "1", "--only", "layer 8x64 float32 first forward all nothing")
     assert cli.main([*rounds]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert f"torch  not installed ({install('torch')})" in lines

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ._core.arguments import LARGEST, axes_of, cast, check_kin, is_number, namespace, number, rank
 from ._core.call import Layout, Statistics, prepare
-from ._core.libraries import as_array
+from ._core.libraries import as_array, quiet
 from ._core.standardize import pool
 from ._engines import statistics
 
@@ -84,7 +84,8 @@ def moments(
     s = statistics(call)
     count = s.counts(xp)
     mean: Array = s.mean + s.rest  # type: ignore[operator]  # x is centred: there is one
-    parts = (xp.astype(a, mean.dtype, copy=False) for a in (count, mean, s.var * count))
+    with quiet(xp, over="ignore"):  # squares may leave the dtype of the mean
+        parts = [xp.astype(a, mean.dtype, copy=False) for a in (count, mean, s.var * count)]
     return Moments(*(as_array(a if keepdims else xp.squeeze(a, axis=axes)) for a in parts))
 
 

@@ -12,8 +12,9 @@ BENCH = """\
 Time every norm on NumPy, PyTorch and JAX, forward and with the gradient,
 beside a copy of x, the native norm (torch.nn.functional, for NumPy too;
 flax.linen for JAX), the textbook's lines and, for layer norm on NumPy,
-onnxruntime. Prints the figures to reach, then every ratio, then the times and
-the memory. Or compare the anynorm that runs with another revision of it."""
+onnxruntime; with a mask, beside the same call without. Prints the figures to
+reach, then every ratio, then the times and the memory. Or compare the anynorm
+that runs with another revision of it."""
 
 DETAILS = """\
 how it is measured:
@@ -46,8 +47,8 @@ exit status:
   figures    of each: case, figure (what is measured), wished, measured, noise,
              reached (null: not measured)
   cases      of each: name, library, norm, shape, dtype, layout, work, mode,
-             bytes (of x), ratios, seconds (the medians), extra (bytes), noise,
-             rounds, engines, notes
+             given (besides x), bytes (of x), ratios, seconds (the medians),
+             extra (bytes), noise, rounds, engines, notes
   with --against, in place of libraries and figures:
   against    revision, commit
   slower     how many cases are slower by more than the noise

@@ -24,17 +24,39 @@ Call: TypeAlias = "Callable[[], Any]"
 
 
 class Given(NamedTuple):
-    """The arrays of a case: x, and the gradient of the result where one is asked for."""
+    """The arrays of a case: x, and what else it asks for."""
 
     x: Array
-    dy: Array = None
+    dy: Array = None  # the gradient of the result
+    weight: Array = None
+    bias: Array = None
+    mean: Array = None  # the statistics, or the state to train
+    var: Array = None
+    mask: Array = None
+
+    @property
+    def parameters(self) -> dict[str, Array]:
+        """The weight and bias that there are, by name."""
+        return {name: a for name, a in (("weight", self.weight), ("bias", self.bias)) if a is not None}
 
 
 def draw(case: Case) -> Given:
-    """Return normal data as arrays of the library."""
+    """Return normal data as arrays of the library; a mask shows five sixths."""
     np = import_module("numpy")
-    count = 2 if case.work == "both" else 1
-    return Given(*(give(case, np.random.default_rng(i).standard_normal(case.shape, "float32")) for i in range(count)))
+    layer = case.norm in ("layer", "rms")
+
+    def normal(seed: int, shape: tuple[int, ...]) -> Array:
+        return give(case, np.random.default_rng(seed).standard_normal(shape, "float32"))
+
+    given = Given(normal(0, case.shape), normal(1, case.shape) if case.work == "both" else None)
+    if case.masked:
+        broad = (case.shape[0], 1) if layer else (1, 1, *case.shape[2:])
+        return given._replace(mask=normal(7, case.shape if case.given == "full mask" else broad) > -1)
+    if case.given == "nothing":
+        return given
+    shape = case.shape[1:] if layer else (case.shape[case.channel_axis],)
+    given = given._replace(weight=normal(2, shape), bias=normal(3, shape))
+    return given if case.given == "affine" else given._replace(mean=normal(4, shape), var=normal(5, shape) ** 2 + 0.1)
 
 
 def give(case: Case, a: Array) -> Array:
@@ -51,7 +73,21 @@ def give(case: Case, a: Array) -> Array:
 
 def ours(case: Case, given: Given) -> Call:
     """Return the call of anynorm."""
-    anynorm = import_module("anynorm")
+    anynorm, options = import_module("anynorm"), arranged(case)
+    if given.mask is not None:
+        options["where"] = given.mask
+    if given.mean is not None:
+        stats = anynorm.running_stats(len(given.mean), like=given.x)._replace(mean=given.mean, var=given.var)
+        if case.given == "train":
+            return partial(trained, partial(anynorm.batch_norm_train, given.x, stats, **given.parameters, **options))
+        options["stats"] = stats
+    if case.library == "numpy" and case.work == "both":
+        return pulled(partial(getattr(anynorm.vjp, f"{case.norm}_norm"), **given.parameters, **options), given)
+    return calling(case, getattr(anynorm, f"{case.norm}_norm"), given, **options)
+
+
+def arranged(case: Case) -> dict[str, Any]:
+    """Return the arguments that say which elements share their statistics."""
     options: dict[str, Any] = {}
     if case.norm in ("layer", "rms"):
         if len(case.shape) > 2:
@@ -60,15 +96,25 @@ def ours(case: Case, given: Given) -> Call:
         options["channel_axis"] = case.channel_axis
     if case.norm == "group":
         options["num_groups"] = GROUPS
-    if case.library == "numpy" and case.work == "both":
-        return partial(pulled, partial(getattr(anynorm.vjp, f"{case.norm}_norm"), **options), *given)
-    return calling(case, getattr(anynorm, f"{case.norm}_norm"), given, **options)
+    return options
 
 
-def pulled(norm: Callable[[Array], Any], x: Array, dy: Array) -> tuple[Array, Array]:
-    """Return a norm of anynorm.vjp, and the gradient of x."""
-    y, pullback = norm(x)
-    return y, pullback(dy)[0]
+def trained(step: Call) -> tuple[Array, ...]:
+    """Return the norm of a step of training, and the mean and variance of the new state."""
+    y, stats = step()
+    return y, stats.mean, stats.var
+
+
+def pulled(norm: Callable[[Array], Any], given: Given) -> Call:
+    """Return the call of a norm of anynorm.vjp, and of the gradients of x and the parameters."""
+    x, dy, *_ = given
+    count = 1 + len(given.parameters)
+
+    def both() -> tuple[Array, ...]:
+        y, pullback = norm(x)
+        return y, *pullback(dy)[:count]
+
+    return both
 
 
 def calling(case: Case, norm: Callable[..., Array], given: Given, **options: Any) -> Call:
@@ -76,8 +122,8 @@ def calling(case: Case, norm: Callable[..., Array], given: Given, **options: Any
     if case.library == "jax":
         return jax_call(case, partial(norm, **options), given)
     if case.work == "both":
-        return torch_both(import_module("torch"), partial(norm, **options), *given)
-    return partial(norm, given.x, **options)
+        return torch_both(import_module("torch"), partial(norm, **options), given)
+    return partial(norm, given.x, **given.parameters, **options)
 
 
 def jax_call(case: Case, norm: Norm, given: Given) -> Call:
@@ -90,17 +136,19 @@ def jax_call(case: Case, norm: Norm, given: Given) -> Call:
 
     function: Callable[..., Any] = both if case.work == "both" else norm
     run = jax.jit(function) if case.mode == "jit" else function
-    arguments = given if case.work == "both" else given[:1]
+    arguments = given[: 2 if case.work == "both" else 1]
     return lambda: jax.block_until_ready(run(*arguments))
 
 
-def torch_both(torch: Any, norm: Norm, x: Array, dy: Array) -> Call:
-    """Return the call of a norm and of its gradient."""
-    x = x.detach().requires_grad_()
+def torch_both(torch: Any, norm: Callable[..., Array], given: Given) -> Call:
+    """Return the call of a norm and of the gradients of x and the parameters."""
+    x, dy = given.x.detach().requires_grad_(), given.dy
+    parameters = {name: a.detach().requires_grad_() for name, a in given.parameters.items()}
+    leaves = (x, *parameters.values())
 
-    def both() -> tuple[Array, Array]:
-        y = norm(x)
-        return y, torch.autograd.grad(y, x, dy)[0]
+    def both() -> tuple[Array, ...]:
+        y = norm(x, **parameters)
+        return y, *torch.autograd.grad(y, leaves, dy)
 
     return both
 

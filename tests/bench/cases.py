@@ -20,8 +20,9 @@ class Case(NamedTuple):
     shape: tuple[int, ...]
     dtype: str = "float32"
     layout: str = "first"  # where the channels are; of torch, what the memory format is: its shape has them on axis 1
-    work: str = "forward"  # or "both": forward, and the gradient of x
+    work: str = "forward"  # or "both": forward, and the gradients of x, weight and bias
     mode: str = "all"  # threads; or "one" thread; of JAX, "eager" or "jit"
+    given: str = "nothing"  # but x; or weight and bias: "affine", with "stats", to "train"; or "mask", "full mask"
 
     @property
     def name(self) -> str:
@@ -33,6 +34,11 @@ class Case(NamedTuple):
     def bytes(self) -> int:
         """How many bytes x has."""
         return math.prod(self.shape) * (4 if self.dtype == "float32" else 2)
+
+    @property
+    def masked(self) -> bool:
+        """Whether a mask is given."""
+        return self.given in ("mask", "full mask")
 
     @property
     def channel_axis(self) -> int:
@@ -49,6 +55,7 @@ TINY = (8, 64)
 IMAGES, TOKENS = (32, 64, 56, 56), (4096, 1024)  # 26 and 17 MB in float32
 SMALL_IMAGES, SMALL_TOKENS = (8, 64, 28, 28), (256, 1024)  # that a cache holds: 2 and 1 MB
 EAGER_IMAGES = (4, 16, 8, 8)
+TINY_IMAGES = (8, 16, 4, 4)
 SIZES = {  # from 2 kB to 256 MB
     "layer": (TINY, (64, 256), (512, 1024), TOKENS, (16384, 4096)),
     "batch": (TINY, (8, 16, 16, 16), (16, 32, 32, 32), IMAGES, (64, 256, 64, 64)),
@@ -77,6 +84,21 @@ def of_arrays(library: str) -> Iterator[Case]:
     for work in ("forward", "both"):
         yield from (case._replace(work=work, dtype=HALF[library]) for case in half)
     yield from of_sizes(library)
+    yield from of_given(library)
+
+
+def of_given(library: str) -> Iterator[Case]:
+    """Yield the cases of NumPy or of torch that are given more than x."""
+    yield Case(library, "layer", TINY, given="affine")
+    yield from (Case(library, norm, TINY_IMAGES, given="affine") for norm in ("group", "instance"))
+    yield from (Case(library, "batch", TINY_IMAGES, given=given) for given in ("stats", "train"))
+    yield Case(library, "layer", TINY, work="both", given="affine")
+    if library == "torch":
+        yield Case(library, "layer", TOKENS, work="both", given="affine")
+        yield from (Case(library, "group", shape, work="both", given="affine") for shape in (TINY_IMAGES, IMAGES))
+    for given in ("mask", "full mask"):
+        yield Case(library, "layer", TOKENS, given=given)
+        yield Case(library, "batch", IMAGES, given=given)
 
 
 def of_sizes(library: str) -> list[Case]:

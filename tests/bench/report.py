@@ -22,19 +22,25 @@ if TYPE_CHECKING:
     from .cases import Case
     from .results import Result
 
-RATIOS = (("native", "anynorm"), ("textbook", "anynorm"), ("onnxruntime", "anynorm"), ("anynorm", "copy"))
-TIMED = ("anynorm", "native", "textbook", "onnxruntime", "copy")
+RATIOS = (
+    ("native", "anynorm"),
+    ("textbook", "anynorm"),
+    ("onnxruntime", "anynorm"),
+    ("anynorm", "copy"),
+    ("anynorm", "unmasked"),
+)
+TIMED = ("anynorm", "native", "textbook", "onnxruntime", "copy", "unmasked")
 
 
 def columns(case: Case, above: Case | None) -> tuple[str, ...]:
     """Return the cells that say which case it is; library and norm are left blank where they are those above."""
-    library, norm, shape, dtype, layout, work, mode = case
+    library, norm, shape, dtype, layout, work, mode, given = case
     if above is not None and above.library == library:
         library, norm = "", "" if above.norm == norm else norm
-    return library, norm, by(shape), dtype, layout if len(shape) > 2 else "-", work, mode
+    return library, norm, by(shape), dtype, layout if len(shape) > 2 else "-", work, mode, given
 
 
-WHICH = ("library", "norm", "shape", "dtype", "channels", "work", "mode")
+WHICH = ("library", "norm", "shape", "dtype", "channels", "work", "mode", "given")
 
 
 def listed(titles: Sequence[str], rows: Sequence[tuple[Case, Sequence[str]]]) -> Table:
@@ -88,8 +94,10 @@ def figures_table(rows: Sequence[Reached]) -> Table:
 
 
 LEGEND = [
-    "native: torch.nn.functional, for NumPy too; of JAX flax.linen. work: forward, or both it and the gradient of x.",
-    "mode: with all threads, or one; of JAX eager calls, or under jit. The copy is of x, also where work is both.",
+    "native: torch.nn.functional, for NumPy too; of JAX flax.linen. unmasked: anynorm's call without its mask.",
+    "work: forward, or both it and the gradients of x, weight and bias. The copy is of x, also where work is both.",
+    "mode: with all threads, or one; of JAX eager calls, or under jit. given: nothing but x; weight and bias (affine),",
+    "those with a mean and variance to use (stats) or to update (train), a mask that broadcasts, or one of x's shape.",
     "noise: by how much two medians of the same copy differ. -: not to be had, or not to be known.",
 ]
 

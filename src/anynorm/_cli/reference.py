@@ -166,13 +166,13 @@ def exact(
 
 
 def torch_norm(functional: Any, norm: str, shape: Sequence[int]) -> Norm:
-    """Return the norm of torch.nn.functional, of arrays of shape (N, C, *S)."""
+    """Return the norm of torch.nn.functional, of arrays of shape (N, C, *S); its other arguments by keyword."""
     norms: dict[str, Norm] = {
-        "layer": lambda x: functional.layer_norm(x, shape[1:], eps=EPS),
-        "rms": lambda x: functional.rms_norm(x, shape[1:], eps=EPS),
+        "layer": partial(functional.layer_norm, normalized_shape=shape[1:], eps=EPS),
+        "rms": partial(functional.rms_norm, normalized_shape=shape[1:], eps=EPS),
         "group": partial(functional.group_norm, num_groups=num_groups(shape[1]), eps=EPS),
         "instance": partial(functional.instance_norm, eps=EPS),
-        "batch": lambda x: functional.batch_norm(x, None, None, training=True, eps=EPS),
+        "batch": partial(functional.batch_norm, running_mean=None, running_var=None, training=True, eps=EPS),
     }
     return norms[norm]
 

@@ -169,13 +169,13 @@ def smallest_square(xp: Namespace, dtype: Any) -> float:
 # ---------------------------------------------------------------------------------- arrays
 
 
-def quiet(xp: Namespace) -> AbstractContextManager[Any]:
+def quiet(xp: Namespace, **also: Any) -> AbstractContextManager[Any]:
     """Keep NumPy from warning that infinities have no mean: their slice becomes NaN, as in every other library."""
     if not record(xp).has_scalars:
         return nullcontext()
     import numpy as np
 
-    return np.errstate(invalid="ignore")
+    return np.errstate(invalid="ignore", **also)
 
 
 def as_array(value: Any) -> Any:

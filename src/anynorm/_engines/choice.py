@@ -54,7 +54,8 @@ def engine(name: str | None = None, /, *, threads: int | None = None) -> Iterato
     name : str, optional
         "array-api" for the code written in the array API standard, which everything else is measured against; "numba"
         or "jax" for that engine, where it serves x's library. An engine may refuse a call, which array-API code then
-        takes. Without a name it is chosen by x's library, and by the environment variable ANYNORM_ENGINE.
+        takes. Without a name it is chosen by x's library, and by the environment variable ANYNORM_ENGINE, which is
+        read once.
     threads : int, optional
         The most threads that a call may use; without it ANYNORM_NUM_THREADS says so, or else they are as many as the
         process has cores, and one in a process of a pool.

@@ -53,6 +53,12 @@ def _table(pointer, geometry, at=SHAPE):
     return carray(pointer, (geometry[at], 1, geometry[at + 2], 1))
 
 
+@inner
+def _tables(mean, rest, var, geometry):
+    """Return what slices are standardised by, each for every slice or for those that it repeats over."""
+    return _table(mean, geometry, MEAN), _table(rest, geometry, REST), _table(var, geometry, VAR)
+
+
 # ---------------------------------------------------------------------------------- sums
 
 
@@ -196,19 +202,10 @@ def _standardize_row(row, out, mean, rest, rstd, weight, bias, scratches):
 def rows(x, dy, out, weight, bias, mean, rest, var, one, two, geometry, eps, pieces, p):
     """Standardise slices, each while it is in the cache."""
     geometry = carray(geometry, PLACES)
-    x, y, weight, bias = (
-        _four(x, geometry, SHAPE),
-        _four(out, geometry, SHAPE),
-        _four(weight, geometry, WEIGHT),
-        _four(bias, geometry, BIAS),
-    )
-    mean, rest, var, kind, wanted = (
-        _table(mean, geometry, MEAN),
-        _table(rest, geometry, REST),
-        _table(var, geometry, VAR),
-        geometry[KIND],
-        geometry[WANTED],
-    )
+    x, y, weight = _four(x, geometry, SHAPE), _four(out, geometry, SHAPE), _four(weight, geometry, WEIGHT)
+    bias = _four(bias, geometry, BIAS)
+    mean, rest, var = _tables(mean, rest, var, geometry)
+    kind, wanted = geometry[KIND], geometry[WANTED]
     dtype = mean.dtype.type
     scratches = np.empty((2, BLOCK), np.float32)
     n = float(x.shape[1] * x.shape[3])
@@ -291,19 +288,10 @@ def _pull_row(row, dy_row, out, mean, rest, rstd, weight, shift, scale, scratche
 def rows_pullback(x, dy, out, weight, bias, mean, rest, var, one, two, geometry, eps, pieces, p):
     """Pull the gradient of slices back, and sum that of weight and bias: along D for each piece, or for each row."""
     geometry = carray(geometry, PLACES)
-    x, dy, dx, weight = (
-        _four(x, geometry, SHAPE),
-        _four(dy, geometry, SHAPE),
-        _four(out, geometry, SHAPE),
-        _four(weight, geometry, WEIGHT),
-    )
-    mean, rest, var, kind, wanted = (
-        _table(mean, geometry, MEAN),
-        _table(rest, geometry, REST),
-        _table(var, geometry, VAR),
-        geometry[KIND],
-        geometry[WANTED],
-    )
+    x, dy, dx = _four(x, geometry, SHAPE), _four(dy, geometry, SHAPE), _four(out, geometry, SHAPE)
+    weight = _four(weight, geometry, WEIGHT)
+    mean, rest, var = _tables(mean, rest, var, geometry)
+    kind, wanted = geometry[KIND], geometry[WANTED]
     along = geometry[WEIGHT + 3] > 1 or geometry[BIAS + 3] > 1
     rows = (pieces, 1, x.shape[3]) if along else (1, x.shape[0] * x.shape[1] * x.shape[2], 1)
     dweight, dbias = carray(one, rows), carray(two, rows)
@@ -433,12 +421,8 @@ def columns_again(x, dy, out, weight, bias, mean, rest, var, one, two, geometry,
 def columns_statistics(x, dy, out, weight, bias, mean, rest, var, one, two, geometry, eps, pieces, p):
     """Turn the pieces' sums into the statistics of the slices."""
     geometry = carray(geometry, PLACES)
-    x, shift, mean, rest = (
-        _four(x, geometry, SHAPE),
-        _table(var, geometry),
-        _table(mean, geometry),
-        _table(rest, geometry),
-    )
+    x, shift, mean = _four(x, geometry, SHAPE), _table(var, geometry), _table(mean, geometry)
+    rest = _table(rest, geometry)
     s, q = _sums(one, geometry, pieces, 1), _sums(two, geometry, pieces, 1)
     n, scratch = float(x.shape[1] * x.shape[3]), np.empty(BLOCK, np.float32)
     for a in range(shift.shape[0]):
@@ -460,13 +444,9 @@ def _standardize_columns(x, y, mean, rest, rstd, weight, bias):
 def columns_apply(x, dy, out, weight, bias, mean, rest, var, one, two, geometry, eps, pieces, p):
     """Standardise by statistics that are known."""
     geometry = carray(geometry, PLACES)
-    x, y, weight, bias = (
-        _columns(x, geometry),
-        _columns(out, geometry),
-        _four(weight, geometry, WEIGHT),
-        _four(bias, geometry, BIAS),
-    )
-    mean, rest, var = _table(mean, geometry, MEAN), _table(rest, geometry, REST), _table(var, geometry, VAR)
+    x, y, weight = _columns(x, geometry), _columns(out, geometry), _four(weight, geometry, WEIGHT)
+    bias = _four(bias, geometry, BIAS)
+    mean, rest, var = _tables(mean, rest, var, geometry)
     columns, depth, width = geometry[SHAPE + 2], geometry[DEPTH], geometry[WIDTH]
     dtype = mean.dtype.type
     scratch, scratch_out = np.empty(width, np.float32), np.empty(width, np.float32)
@@ -501,7 +481,7 @@ def columns_products(x, dy, out, weight, bias, mean, rest, var, one, two, geomet
     """Add dy * y and dy to one and two, which have a sum for each of a slice's neighbouring columns."""
     geometry = carray(geometry, PLACES)
     x, dy = _columns(x, geometry), _columns(dy, geometry)
-    mean, rest, var = _table(mean, geometry, MEAN), _table(rest, geometry, REST), _table(var, geometry, VAR)
+    mean, rest, var = _tables(mean, rest, var, geometry)
     columns, depth, width = geometry[SHAPE + 2], geometry[DEPTH], geometry[WIDTH]
     dweight, dbias = _sums(one, geometry, pieces, depth), _sums(two, geometry, pieces, depth)
     dtype = mean.dtype.type
@@ -556,13 +536,9 @@ def _pull_columns(x, dy, dx, mean, rest, rstd, weight, shift, scale):
 def columns_pullback(x, dy, out, weight, bias, mean, rest, var, one, two, geometry, eps, pieces, p):
     """Pull the gradient back, less what it loses."""
     geometry = carray(geometry, PLACES)
-    x, dy, dx, weight = (
-        _columns(x, geometry),
-        _columns(dy, geometry),
-        _columns(out, geometry),
-        _four(weight, geometry, WEIGHT),
-    )
-    mean, rest, var = _table(mean, geometry, MEAN), _table(rest, geometry, REST), _table(var, geometry, VAR)
+    x, dy, dx = _columns(x, geometry), _columns(dy, geometry), _columns(out, geometry)
+    weight = _four(weight, geometry, WEIGHT)
+    mean, rest, var = _tables(mean, rest, var, geometry)
     columns, depth, width = geometry[SHAPE + 2], geometry[DEPTH], geometry[WIDTH]
     scale, shift = _sums(one, geometry, pieces + 1, depth)[pieces], _sums(two, geometry, pieces + 1, depth)[pieces]
     dtype = mean.dtype.type
@@ -601,11 +577,8 @@ def advance(x, dy, out, weight, bias, mean, rest, var, one, two, geometry, eps, 
     geometry = carray(geometry, PLACES)
     channels = geometry[CHANNELS]
     samples = geometry[SHAPE] * geometry[SHAPE + 2] // channels
-    mean, rest, var = (
-        carray(mean, (samples, channels)),
-        carray(rest, (samples, channels)),
-        carray(var, (samples, channels)),
-    )
+    mean, rest = carray(mean, (samples, channels)), carray(rest, (samples, channels))
+    var = carray(var, (samples, channels))
     old_mean, old_var = carray(weight, channels), carray(bias, channels)
     new_mean, new_var, factor = carray(out, channels), carray(dy, channels), carray(one, 1)[0]
     for c in range(channels):

@@ -198,7 +198,7 @@ class Plan:
         """Return the statistics of the slices."""
         found = self.run(call, self.memory.contiguous(x) if self.copied else x, None, keep=True)
         assert found is not None  # noqa: S101
-        return found._replace(var=self.narrow(found.var))
+        return found
 
     def run(self, call: Call, x: Array, y: Array | None, *, keep: bool) -> Statistics | None:
         """Have the kernels write the result to y, and return the statistics where they are to be kept."""
