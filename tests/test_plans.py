@@ -145,6 +145,7 @@ def test_a_state_that_is_corrupt_shows_in_later_calls_too():
         assert list(np.isnan(y[0])) == [False, True, False, False]
 
 
+@numba
 def test_moments_of_squares_beyond_their_dtype_warn_of_nothing():
     x = np.asarray([[-1e30], [1e30]], F32)
     for _ in range(2):
