@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -108,7 +109,8 @@ def test_the_calls_of_a_case_compute_the_same(library: str) -> None:
             assert 0 < mask.sum() < mask.size
             assert abs(unmasked - exact(x, axes)[0]).max() < 1e-5, case.name
             found["exact"] = [exact(x, axes, mask=mask)[0]]
-        assert set(found) & {"textbook", "native", "exact"}
+        # Of NumPy's states the native norm alone makes something, which is torch's.
+        assert set(found) & {"textbook", "native", "exact"} or (library == "numpy" and not find_spec("torch"))
         for name, arrays in found.items():
             assert len(arrays) == COUNTS.get((case.work, case.given), 1), (case.name, name)
             for ours, theirs in zip(mine, arrays, strict=True):

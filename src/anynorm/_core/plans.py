@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .call import Call, Layout
     from .libraries import Array, Namespace, Shape
 
-MOST = 4096  # kinds that are kept: then all are met anew
+MOST = 1024  # kinds that are kept: then all are met anew
 
 
 class Known(NamedTuple):
