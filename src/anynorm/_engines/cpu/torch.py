@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from numba import types
 from torch.autograd import forward_ad
@@ -20,6 +21,7 @@ from ..choice import ARRAY_API, chosen, ran
 from .half import KNOWS_FLOAT16
 from .kernels import BIASES, WEIGHTS
 from .plan import Memory, Plan
+from .threads import SMALL
 
 if TYPE_CHECKING:
     from ..._core.call import Call
@@ -35,6 +37,14 @@ def as_numpy(value: Array) -> Array:
     return (value.view(torch.int16) if value.dtype in HALVES else value).numpy()
 
 
+def empty_like(value: Array) -> Array:
+    """Return a tensor that lies in memory as another does; a large one in NumPy's memory, whose pages are large."""
+    if value.numel() < SMALL:
+        return torch.empty_like(value)
+    memory = torch.from_numpy(np.empty(value.numel() * value.element_size(), np.uint8))
+    return memory.view(value.dtype).as_strided(value.shape, value.stride())
+
+
 def empty(shape: Shape, dtype: str) -> Array:
     """Return a tensor that holds whatever its memory does."""
     return torch.empty(shape, dtype=COMPUTING[dtype])
@@ -44,7 +54,7 @@ MEMORY = Memory(
     head=0,
     place=torch.Tensor.data_ptr,
     stored={torch.float32: types.float32, torch.float64: types.float64, **HALVES},
-    empty_like=torch.empty_like,
+    empty_like=empty_like,
     empty=empty,
     contiguous=torch.Tensor.contiguous,
     as_numpy=as_numpy,
