@@ -31,7 +31,7 @@ BLOCK = 1024  # elements that stay in the innermost cache, with what is made of 
 OWN, AT_ZERO, GIVEN = 0, 1, 2  # what a slice is standardised by: its mean and variance, its mean square, or neither
 SHAPE, WEIGHT, BIAS, MEAN, REST, VAR = 0, 4, 8, 12, 16, 20  # where the geometry has four sizes each
 COLUMNS = 24  # and three
-DEPTH, WIDTH, KIND, WANTED, CHANNELS = 27, 28, 29, 30, 31
+DEPTH, WIDTH, SOURCE, WANTED, CHANNELS = 27, 28, 29, 30, 31
 PLACES = 32
 RESULT, STATISTICS, WEIGHTS, BIASES = 1, 2, 4, 8  # what may be wanted
 
@@ -148,9 +148,9 @@ def _variance(x, a, c, shift, left, square, scratch):
 
 
 @inner
-def _statistics(x, a, c, shift, s, q, n, kind, dtype, scratch):
+def _statistics(x, a, c, shift, s, q, n, source, dtype, scratch):
     """Return the mean of a slice of n elements, as a sum of two floats, and its variance in float64."""
-    left = s / n if kind == OWN else 0.0
+    left = s / n if source == OWN else 0.0
     first = dtype(shift + left)
     return first, dtype((shift - first) + left), _variance(x, a, c, shift, left, q / n, scratch)
 
@@ -205,23 +205,23 @@ def rows(x, dy, out, weight, bias, mean, rest, var, one, two, geometry, eps, pie
     x, y, weight = _four(x, geometry, SHAPE), _four(out, geometry, SHAPE), _four(weight, geometry, WEIGHT)
     bias = _four(bias, geometry, BIAS)
     mean, rest, var = _tables(mean, rest, var, geometry)
-    kind, wanted = geometry[KIND], geometry[WANTED]
+    source, wanted = geometry[SOURCE], geometry[WANTED]
     dtype = mean.dtype.type
     scratches = np.empty((2, BLOCK), np.float32)
     n = float(x.shape[1] * x.shape[3])
     low, high = _part(x.shape[0] * x.shape[2], pieces, p)
     for u in range(low, high):
         a, c = u // x.shape[2], u % x.shape[2]
-        if kind != GIVEN:
-            shift = _first(x, a, 0, c, 0, scratches[0]) if kind == OWN else 0.0
+        if source != GIVEN:
+            shift = _first(x, a, 0, c, 0, scratches[0]) if source == OWN else 0.0
             s, q = _slice_sums(x, a, c, shift, scratches[0])
-            if x.itemsize == 8 and kind == OWN:
+            if x.itemsize == 8 and source == OWN:
                 shift += s / n
                 s, q = _slice_sums(x, a, c, shift, scratches[0])
-            m, r, square = _statistics(x, a, c, shift, s, q, n, kind, dtype, scratches[0])
+            m, r, square = _statistics(x, a, c, shift, s, q, n, source, dtype, scratches[0])
             if wanted & STATISTICS:
                 var[a, 0, c, 0] = square
-                if kind == OWN:
+                if source == OWN:
                     mean[a, 0, c, 0], rest[a, 0, c, 0] = m, r
         else:
             m, r, square = _of(mean, a, c), _of(rest, a, c), _of(var, a, c)
@@ -291,7 +291,7 @@ def rows_pullback(x, dy, out, weight, bias, mean, rest, var, one, two, geometry,
     x, dy, dx = _four(x, geometry, SHAPE), _four(dy, geometry, SHAPE), _four(out, geometry, SHAPE)
     weight = _four(weight, geometry, WEIGHT)
     mean, rest, var = _tables(mean, rest, var, geometry)
-    kind, wanted = geometry[KIND], geometry[WANTED]
+    source, wanted = geometry[SOURCE], geometry[WANTED]
     along = geometry[WEIGHT + 3] > 1 or geometry[BIAS + 3] > 1
     rows = (pieces, 1, x.shape[3]) if along else (1, x.shape[0] * x.shape[1] * x.shape[2], 1)
     dweight, dbias = carray(one, rows), carray(two, rows)
@@ -316,8 +316,8 @@ def rows_pullback(x, dy, out, weight, bias, mean, rest, var, one, two, geometry,
                     dweight[0, at, 0] = q
                 if wanted & BIASES:
                     dbias[0, at, 0] = s
-        shift = shift / n if kind == OWN else 0.0
-        scale = scale / n if kind != GIVEN else 0.0
+        shift = shift / n if source == OWN else 0.0
+        scale = scale / n if source != GIVEN else 0.0
         for b in range(x.shape[1]):
             row, dy_row, w_row = x[a, b, c], dy[a, b, c], _at(weight, a, b, c)
             _pull_row(row, dy_row, dx[a, b, c], m, r, rstd, w_row, dtype(shift), dtype(scale), scratches)
@@ -377,7 +377,7 @@ def columns_first(x, dy, out, weight, bias, mean, rest, var, one, two, geometry,
     x, shift, scratch = _four(x, geometry, SHAPE), _table(var, geometry), np.empty(1, np.float32)
     for a in range(x.shape[0]):
         for c in range(x.shape[2]):
-            shift[a, 0, c, 0] = _first(x, a, 0, c, 0, scratch) if geometry[KIND] == OWN else 0.0
+            shift[a, 0, c, 0] = _first(x, a, 0, c, 0, scratch) if geometry[SOURCE] == OWN else 0.0
 
 
 def columns_sums(x, dy, out, weight, bias, mean, rest, var, one, two, geometry, eps, pieces, p):
@@ -428,10 +428,10 @@ def columns_statistics(x, dy, out, weight, bias, mean, rest, var, one, two, geom
     for a in range(shift.shape[0]):
         for c in range(shift.shape[2]):
             m, r, shift[a, 0, c, 0] = _statistics(
-                x, a, c, shift[a, 0, c, 0], s[:, a, c, 0].sum(), q[:, a, c, 0].sum(), n, geometry[KIND],
+                x, a, c, shift[a, 0, c, 0], s[:, a, c, 0].sum(), q[:, a, c, 0].sum(), n, geometry[SOURCE],
                 mean.dtype.type, scratch,
             )  # fmt: skip
-            if geometry[KIND] == OWN:
+            if geometry[SOURCE] == OWN:
                 mean[a, 0, c, 0], rest[a, 0, c, 0] = m, r
 
 
@@ -511,7 +511,7 @@ def columns_products(x, dy, out, weight, bias, mean, rest, var, one, two, geomet
 def columns_lost(x, dy, out, weight, bias, mean, rest, var, one, two, geometry, eps, pieces, p):
     """Add up the pieces' sums in the first, and write what the gradient loses along 1 and along y behind the last."""
     geometry = carray(geometry, PLACES)
-    depth, kind, weight = geometry[DEPTH], geometry[KIND], _four(weight, geometry, WEIGHT)
+    depth, source, weight = geometry[DEPTH], geometry[SOURCE], _four(weight, geometry, WEIGHT)
     dweight, dbias = _sums(one, geometry, pieces + 1, depth), _sums(two, geometry, pieces + 1, depth)
     n = float(geometry[SHAPE + 1] * geometry[SHAPE + 3])
     for a in range(dweight.shape[1]):
@@ -523,8 +523,8 @@ def columns_lost(x, dy, out, weight, bias, mean, rest, var, one, two, geometry, 
                     dbias[0, a, c, d] += dbias[i, a, c, d]
                 own = np.float64(w[d % w.size])
                 shift, scale = shift + own * dbias[0, a, c, d], scale + own * dweight[0, a, c, d]
-            dbias[pieces, a, c, 0] = shift / n if kind == OWN else 0.0
-            dweight[pieces, a, c, 0] = scale / n if kind != GIVEN else 0.0
+            dbias[pieces, a, c, 0] = shift / n if source == OWN else 0.0
+            dweight[pieces, a, c, 0] = scale / n if source != GIVEN else 0.0
 
 
 @inner

@@ -58,8 +58,8 @@ class Plan:
     """A call as the kernels take it: x as (A, B, C, D), its slices (a, c)."""
 
     __slots__ = (
-        "addresses", "channels", "computing", "copied", "direct", "geometries", "kind", "lowering", "memory", "n",
-        "places", "shapes", "size", "stored",
+        "addresses", "channels", "computing", "copied", "direct", "geometries", "lowering", "memory", "n", "places",
+        "shapes", "size", "source", "stored",
     )  # fmt: skip
 
     def __init__(self, call: Call, x: Array, lowering: Lowering, memory: Memory, *, copied: bool) -> None:
@@ -69,7 +69,7 @@ class Plan:
         self.size, self.n = math.prod(lowering.shape), lowering.shape[1] * lowering.shape[3]
         self.computing = "float64" if x.itemsize == 8 else "float32"
         own = OWN if call.layout.centred else AT_ZERO
-        self.kind = own if call.given is None else GIVEN
+        self.source = own if call.given is None else GIVEN
         given = (None, None) if call.given is None else call.given[1:3]
         parameters: tuple[Any, ...] = (call.weight, call.bias, *given)
         laid = [None if p is None else self.lay(call, p) for p in parameters]
@@ -82,9 +82,9 @@ class Plan:
         self.places = [self.told(a[self.computing]) for a in (ONE, ZERO, ZERO, ZERO)]
         self.shapes = [(1, 1, 1, 1) if a is None else a.shape for a in laid]
         slices = (lowering.shape[0], 1, lowering.shape[2], 1)
-        if self.kind == OWN:
+        if self.source == OWN:
             self.shapes[2:] = slices, slices
-        self.shapes.append(self.shapes[2] if self.kind == GIVEN else slices)
+        self.shapes.append(self.shapes[2] if self.source == GIVEN else slices)
         self.channels = channels_of(call, lowering)
         self.geometries = [self.geometry(wanted) for wanted in range(16)]
 
@@ -116,7 +116,7 @@ class Plan:
         if low.columns is not None:
             numbers[kernels.COLUMNS : kernels.COLUMNS + 3] = low.columns.shape
             numbers[kernels.DEPTH], numbers[kernels.WIDTH] = low.columns.depth, low.columns.width
-        numbers[kernels.KIND], numbers[kernels.WANTED], numbers[kernels.CHANNELS] = self.kind, wanted, self.channels
+        numbers[kernels.SOURCE], numbers[kernels.WANTED], numbers[kernels.CHANNELS] = self.source, wanted, self.channels
         return numbers.ctypes.data, numbers
 
     def told(self, a: Array) -> int:
@@ -149,12 +149,12 @@ class Plan:
 
     def tables(self, call: Call, s: Statistics, held: list[Array]) -> tuple[int, ...]:
         """Return what kernels are told of the mean, its rest and the variance of the slices."""
-        if self.kind == GIVEN:
+        if self.source == GIVEN:
             mean, rest = self.tell(call, 2, s.mean, held), self.tell(call, 3, s.rest, held)
             if self.direct[2]:  # and so does the variance
                 held.append(self.memory.as_numpy(s.var).astype("float64", order="C"))
                 return mean, rest, self.told(held[-1])
-        elif self.kind == OWN:
+        elif self.source == OWN:
             mean, rest = (self.table(part, self.computing, held) for part in (s.mean, s.rest))
         else:
             mean, rest = self.places[2:]
@@ -217,7 +217,7 @@ class Plan:
         if s is not None:
             tables = self.tables(call, s, held)
         elif keep or down:
-            s, tables = self.room()
+            s, tables = self.blank()
             wanted += STATISTICS
         told = memory.head, memory.place(x), 0, 0 if y is None else memory.place(y), weight, bias, *tables
         if down:
@@ -226,11 +226,11 @@ class Plan:
             launch(self.kernel(kernels.rows), self.pieces(threads), *told, 0, 0, self.geometries[wanted][0], call.eps)
         return s if s is None or call.given is not None else self.closed(s)
 
-    def room(self) -> tuple[Statistics, tuple[int, ...]]:
+    def blank(self) -> tuple[Statistics, tuple[int, ...]]:
         """Return statistics that hold whatever their memory does, and what kernels are told of them."""
         memory, kept = self.memory, self.lowering.kept
         var = memory.empty(kept, "float64")
-        if self.kind == AT_ZERO:
+        if self.source == AT_ZERO:
             return Statistics(None, None, None, var), (*self.places[2:], memory.place(var))
         mean, rest = memory.empty(kept, self.computing), memory.empty(kept, self.computing)
         return Statistics(self.n, mean, rest, var), (memory.place(mean), memory.place(rest), memory.place(var))
@@ -257,10 +257,10 @@ class Plan:
         a, _, c, _ = self.lowering.shape
         s, q = np.zeros((2, threads, a, c))
         arguments = *told, self.told(s), self.told(q), self.geometries[wanted][0], eps
-        if self.kind != GIVEN:
+        if self.source != GIVEN:
             piece(self.kernel(kernels.columns_first), *arguments, threads, 0)
             launch(self.kernel(kernels.columns_sums), threads, *arguments)
-            if self.kind == OWN and self.computing == "float64":  # see kernels
+            if self.source == OWN and self.computing == "float64":  # see kernels
                 piece(self.kernel(kernels.columns_again), *arguments, threads, 0)
                 launch(self.kernel(kernels.columns_sums), threads, *arguments)
             piece(self.kernel(kernels.columns_statistics), *arguments, threads, 0)
@@ -297,7 +297,7 @@ class Plan:
 
     def holds(self, s: Statistics) -> bool:
         """Whether the variances are as they were summed, or their dtype holds them all, or they were given."""
-        if self.kind == GIVEN or s.var.dtype == self.memory.dtypes["float64"]:
+        if self.source == GIVEN or s.var.dtype == self.memory.dtypes["float64"]:
             return True
         var = self.memory.as_numpy(s.var)
         return bool(np.all((var > LEAST) & (var < np.inf)))
@@ -358,7 +358,7 @@ class Plan:
         self, call: Call, s: Statistics, stats: Any, momentum: Any, correction: Any
     ) -> tuple[Array, Array] | None:
         """Return the running mean and variance after a batch of the statistics s, None where no kernel does it."""
-        if self.kind != OWN or not self.channels or type(correction) is not float:
+        if self.source != OWN or not self.channels or type(correction) is not float:
             return None
         if momentum is None:
             momentum = 1.0 / (int(stats.steps) + 1)
