@@ -160,6 +160,11 @@ class Plan:
             mean, rest = self.places[2:]
         return mean, rest, self.table(s.var, "float64", held)
 
+    @property
+    def along(self) -> bool:
+        """Whether weight or bias vary along rows."""
+        return any(shape[3] > 1 for shape in self.shapes[:2])
+
     def kernel(self, kernel: Callable[..., None], gradient: Any = None) -> int:
         """Return the address of a kernel, for a dy of a dtype."""
         key = kernel, gradient
@@ -276,8 +281,7 @@ class Plan:
         memory = self.memory
         held: list[Array] = []
         row = (1, 1, 1, self.lowering.shape[3])
-        along = any(shape[3] > 1 for shape in self.shapes[:2])
-        if along and any(shape not in (row, (1, 1, 1, 1)) for shape in self.shapes[:2]):
+        if self.along and any(shape not in (row, (1, 1, 1, 1)) for shape in self.shapes[:2]):
             return None
         x = memory.contiguous(x) if self.copied else x
         dx = memory.empty_like(x)
@@ -291,7 +295,7 @@ class Plan:
         with cores(self.size, memory.most_threads()) as threads:
             work = self.pull_down if self.down(threads) else self.pull_rows
             arguments = memory.head, memory.place(x), place, memory.place(dx), *told
-            dweight, dbias = work(dy.dtype, arguments, threads, wanted, call.eps, along=along)
+            dweight, dbias = work(dy.dtype, arguments, threads, wanted, call.eps)
         weight, bias = call.weight if wanted & WEIGHTS else None, call.bias if wanted & BIASES else None
         return dx, self.gradient(call, 0, weight, dweight), self.gradient(call, 1, bias, dbias)
 
@@ -307,11 +311,10 @@ class Plan:
         g = call.layout.split(np, self.memory.as_numpy(dy))
         return np.ascontiguousarray(g if self.copied else g.transpose(self.lowering.order))
 
-    def pull_rows(
-        self, gradient: Any, arguments: Any, threads: int, wanted: int, eps: float, *, along: bool
-    ) -> list[Array | None]:
+    def pull_rows(self, gradient: Any, arguments: Any, threads: int, wanted: int, eps: float) -> list[Array | None]:
         """Run the kernel that walks along rows."""
         a, b, c, d = self.lowering.shape
+        along = self.along
         pieces = min(threads, a * c) if along else self.pieces(threads)
         rows = (pieces, d) if along else (1, a * b * c)
         sums = [np.zeros(rows) if wanted & which else None for which in (WEIGHTS, BIASES)]
@@ -321,11 +324,8 @@ class Plan:
         shape = (1, 1, 1, d) if along else (a, b, c, 1)
         return [t if t is None else (t[0] if t.shape[0] == 1 else t.sum(axis=0)).reshape(shape) for t in sums]
 
-    def pull_down(
-        self, gradient: Any, arguments: Any, threads: int, wanted: int, eps: float, *, along: bool
-    ) -> list[Array | None]:
+    def pull_down(self, gradient: Any, arguments: Any, threads: int, wanted: int, eps: float) -> list[Array | None]:
         """Run the kernels that walk down columns."""
-        del along
         low = self.lowering
         assert low.columns is not None  # noqa: S101
         a, _, c, _ = low.shape
