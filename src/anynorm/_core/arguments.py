@@ -307,8 +307,12 @@ def mask_of(caller: str, xp: Namespace, x: Array, where: Array) -> Array:
             f"give it x's rank, with 1 for the axes that it does not vary along"
         )
         raise ValueError(message)
-    mask = where if kin is xp else xp.asarray(where)
-    return mask[(None,) * missing + (...,)] if missing else mask
+    return at_rank(where if kin is xp else xp.asarray(where), x.ndim)
+
+
+def at_rank(mask: Array, rank: int) -> Array:
+    """Return a mask with the leading axes that it lacks."""
+    return mask if mask.ndim == rank else mask[(None,) * (rank - mask.ndim) + (...,)]
 
 
 def groups_of(caller: str, x: Array, channel: int, num_groups: int) -> int:

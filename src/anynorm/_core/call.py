@@ -6,7 +6,7 @@ import math
 import operator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .arguments import LARGEST, cast, check_affine, check_sizes, dtypes, mask_of, namespace, number, state_of
+from .arguments import LARGEST, at_rank, cast, check_affine, check_sizes, dtypes, mask_of, namespace, number, state_of
 from .libraries import as_array, chunked_as, namespace_of, reuse, shape_along
 from .mean import Mean, counts
 from .plans import find, kind_of
@@ -146,12 +146,12 @@ def prepare(
 ) -> Call:
     """Check everything, and return what the computation needs; what a kind decides is checked at its first call."""
     kind = None
-    if where is None and sync is None:
+    if sync is None:
         states = () if stats is None and state is None else (*_parts(stats), *_parts(state, steps=True))
-        kind = kind_of(rule, options, x, weight, bias, *states)
+        kind = kind_of(rule, options, x, weight, bias, where, *states)
         known = find(kind)
         if known is not None and type(eps) is float and 0.0 <= eps <= LARGEST:
-            return _again(known, kind, x, weight, bias, eps, stats)
+            return _again(known, kind, x, weight, bias, eps, where, stats)
     layout = rule(caller, x, *options)
     xp = namespace(caller, x, weight=weight, bias=bias, where=where)
     dtype, computing = dtypes(caller, xp, x)
@@ -185,13 +185,23 @@ def _parts(stats: Any, *, steps: bool = False) -> tuple[Any, ...]:
     return stats.mean, stats.var, None if isinstance(counted, int) else counted
 
 
-def _again(known: Known, kind: Any, x: Array, weight: Array | None, bias: Array | None, eps: float, stats: Any) -> Call:
+def _again(
+    known: Known,
+    kind: Any,
+    x: Array,
+    weight: Array | None,
+    bias: Array | None,
+    eps: float,
+    where: Array | None,
+    stats: Any,
+) -> Call:
     """Return a call of a kind that is known."""
     layout, xp, dtype, computing, along, plan = known
     given = None
     if along is not None:
         given = Statistics(None, stats.mean.reshape(along), None, stats.var.reshape(along))
-    return Call(layout, xp, x, weight, bias, eps, None, None, given, dtype, computing, kind, plan)
+    mask = None if where is None else at_rank(where, x.ndim)
+    return Call(layout, xp, x, weight, bias, eps, mask, None, given, dtype, computing, kind, plan)
 
 
 def _given(xp: Namespace, state: State, dtype: Any) -> Statistics:

@@ -20,6 +20,7 @@ from numba import cfunc, config, njit, prange, types
 from numba.core.ccallback import CFunc
 from numba.extending import intrinsic
 
+from .masks import BYTES, NOTHING
 from .threads import safe_beside_others, take_turns
 
 if TYPE_CHECKING:
@@ -30,17 +31,18 @@ if config.DISABLE_JIT:
     raise ImportError(message)
 
 PATIENCE = 60.0  # seconds to wait for another process that compiles: a kernel takes less than ten
-POINTERS = 11  # parameters of a kernel before eps, pieces and p
+POINTERS = 14  # parameters of a kernel before eps, pieces and p
 
 
 # ---------------------------------------------------------------------------------- compiling
 
 
-def signature(stored: Any, gradient: Any, computing: Any) -> Any:
+def signature(stored: Any, gradient: Any, computing: Any, *, masked: bool) -> Any:
     """Return the signature of a kernel for x and its result, dy, and weight, bias and means of these dtypes."""
     x, dy, own, wide = (types.CPointer(t) for t in (stored, gradient, computing, types.float64))
+    mask = BYTES if masked else NOTHING
     return types.void(
-        x, dy, x, own, own, own, own, wide, wide, wide, types.CPointer(types.int64),
+        x, dy, x, own, own, own, own, wide, wide, mask, wide, wide, wide, types.CPointer(types.int64),
         types.float64, types.int64, types.int64,
     )  # fmt: skip
 
@@ -49,9 +51,9 @@ _kept: list[Any] = []  # what has been compiled, which goes when nobody refers t
 
 
 @cache
-def address(kernel: Callable[..., None], stored: Any, gradient: Any, computing: Any) -> int:
+def address(kernel: Callable[..., None], stored: Any, gradient: Any, computing: Any, *, masked: bool) -> int:
     """Return the address of a kernel, compiled for these dtypes or taken from the cache on disk."""
-    compiled = _compile(kernel, signature(stored, gradient, computing))
+    compiled = _compile(kernel, signature(stored, gradient, computing, masked=masked))
     _kept.append(compiled)
     found: int = compiled.address
     return found
@@ -101,7 +103,7 @@ def _with_cache(function: Callable[..., Any], **options: Any) -> Any:
 
 
 @intrinsic
-def _call(_, kernel, x, dy, out, weight, bias, mean, rest, var, one, two, geometry, eps, pieces, p):
+def _call(_, kernel, x, dy, out, weight, bias, mean, rest, var, count, mask, one, two, three, geometry, eps, pieces, p):
     def generate(context, builder, signature, args):
         function = ir.FunctionType(ir.VoidType(), [arg.type for arg in args[1:]])
         builder.call(builder.inttoptr(args[0], function.as_pointer()), args[1:])
@@ -125,22 +127,26 @@ def _memory(array, head):
     return array if head == 0 or array == 0 else _read(array + head)
 
 
-def _piece(kernel, head, x, dy, out, weight, bias, mean, rest, var, one, two, geometry, eps, pieces, p):
+def _piece(
+    kernel, head, x, dy, out, weight, bias, mean, rest, var, count, mask, one, two, three, geometry, eps, pieces, p
+):  # fmt: skip
     """Do one piece of a kernel's work."""
     _call(
         kernel, _memory(x, head), _memory(dy, head), _memory(out, head), _memory(weight, head), _memory(bias, head),
-        _memory(mean, head), _memory(rest, head), _memory(var, head), _memory(one, head), _memory(two, head),
-        geometry, eps, pieces, p,
+        _memory(mean, head), _memory(rest, head), _memory(var, head), _memory(count, head), _memory(mask, head),
+        _memory(one, head), _memory(two, head), _memory(three, head), geometry, eps, pieces, p,
     )  # fmt: skip
 
 
-def _together(kernel, head, x, dy, out, weight, bias, mean, rest, var, one, two, geometry, eps, pieces):
+def _together(
+    kernel, head, x, dy, out, weight, bias, mean, rest, var, count, mask, one, two, three, geometry, eps, pieces
+):  # fmt: skip
     """Do all pieces of a kernel's work, side by side."""
     for p in prange(pieces):
         _call(
             kernel, _memory(x, head), _memory(dy, head), _memory(out, head), _memory(weight, head), _memory(bias, head),
-            _memory(mean, head), _memory(rest, head), _memory(var, head), _memory(one, head), _memory(two, head),
-            geometry, eps, pieces, p,
+            _memory(mean, head), _memory(rest, head), _memory(var, head), _memory(count, head), _memory(mask, head),
+            _memory(one, head), _memory(two, head), _memory(three, head), geometry, eps, pieces, p,
         )  # fmt: skip
 
 

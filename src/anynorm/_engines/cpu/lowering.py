@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from .geometry import COLUMNS_AT_ONCE
+
 if TYPE_CHECKING:
     from ..._core.call import Layout
     from ..._core.libraries import Shape
@@ -29,11 +31,10 @@ if TYPE_CHECKING:
 Axes = tuple[int, ...]
 
 NARROW = 32  # rows shorter than this are walked down, many at once
-WIDTH = 1024  # columns walked down at once
 
 
 class Columns(NamedTuple):
-    """How an array is walked down: as (A, B, L), where short rows lie side by side to fill WIDTH columns."""
+    """How an array is walked down: as (A, B, L), where short rows lie side by side to fill COLUMNS_AT_ONCE."""
 
     shape: Shape
     slices: int  # C
@@ -55,10 +56,10 @@ class Lowering(NamedTuple):
     columns: Columns | None  # None where it can be walked along its rows alone
     narrow: bool  # whether walking down is the faster way
 
-    def lay(self, a: Any) -> Any:
+    def lay(self, a: Any, *, whole: bool = False) -> Any:
         """Return an array that broadcasts to the split x as four axes: of each slot the part from where it varies."""
         a = a if self.straight else a.transpose(self.order)
-        sizes = list(a.shape)
+        sizes = list(self.sizes if whole else a.shape)
         for slot in self.slots:
             for i in _varying(slot, a.shape, whole=slot is self.slots[3]):
                 sizes[i] = self.sizes[i]
@@ -76,16 +77,23 @@ class Lowering(NamedTuple):
 
 
 @lru_cache(maxsize=4096)
-def lower(layout: Layout, shape: Shape, strides: Shape, itemsize: int, *parameters: Shape) -> Lowering | None:
-    """Lower x and the shapes of weight and bias.
+def lower(
+    layout: Layout,
+    shape: Shape,
+    strides: Shape,
+    itemsize: int,
+    parameters: tuple[Shape, ...] = (),
+    masks: tuple[Shape, ...] = (),
+) -> Lowering | None:
+    """Lower x, and the shapes of weight, bias and mask.
 
     None where x has holes, where four axes do not hold it, or where weight or bias laid along them would be as large.
     """
     if layout.groups is not None:
-        shape, strides, parameters = _split(layout, shape, strides, parameters)
+        shape, strides, parameters, masks = _split(layout, shape, strides, parameters, masks)
     order = _memory_order(shape, strides, itemsize)
-    varying = {i for i in range(len(shape)) if any(parameter[i] > 1 for parameter in parameters)}
-    slots = None if order is None else _slots(order, shape, layout.shared, varying)
+    varying, seen = ({i for i in range(len(shape)) if any(p[i] > 1 for p in many)} for many in (parameters, masks))
+    slots = None if order is None else _slots(order, shape, layout.shared, varying, seen)
     if order is None or slots is None:
         return None
     sizes = tuple(shape[i] for i in order)
@@ -116,7 +124,7 @@ def _varying(slot: Axes, shape: Shape, *, whole: bool) -> Axes:
     return slot if whole and first < len(slot) else slot[first:]
 
 
-def _split(layout: Layout, shape: Shape, strides: Shape, parameters: tuple[Shape, ...]) -> Any:
+def _split(layout: Layout, shape: Shape, strides: Shape, *many: tuple[Shape, ...]) -> Any:
     """Return shapes and strides as they are once the channels are split into groups."""
     (channel,), groups = layout.affine, layout.groups or 1
 
@@ -126,7 +134,7 @@ def _split(layout: Layout, shape: Shape, strides: Shape, parameters: tuple[Shape
 
     stride, inside = strides[channel], split(shape, shape[channel])[channel + 1]
     strides = (*strides[:channel], stride * inside, stride, *strides[channel + 1 :])
-    return split(shape, shape[channel]), strides, tuple(split(p, p[channel]) for p in parameters)
+    return split(shape, shape[channel]), strides, *(tuple(split(p, p[channel]) for p in shapes) for shapes in many)
 
 
 def _memory_order(shape: Shape, strides: Shape, itemsize: int) -> Axes | None:
@@ -142,7 +150,9 @@ def _memory_order(shape: Shape, strides: Shape, itemsize: int) -> Axes | None:
     return tuple(order)
 
 
-def _slots(order: Axes, shape: Shape, shared: Axes, varying: set[int]) -> tuple[Axes, Axes, Axes, Axes] | None:
+def _slots(
+    order: Axes, shape: Shape, shared: Axes, varying: set[int], seen: set[int]
+) -> tuple[Axes, Axes, Axes, Axes] | None:
     """Return which of the ordered axes make A, B, C and D."""
     long = [i for i, axis in enumerate(order) if shape[axis] > 1]
     runs = [(reduced, tuple(run)) for reduced, run in groupby(long, key=lambda i: order[i] in shared)]
@@ -155,9 +165,10 @@ def _slots(order: Axes, shape: Shape, shared: Axes, varying: set[int]) -> tuple[
         place -= 1
     if slots[3] and not slots[1]:  # then the slices are rows, one after another
         slots[0], slots[2] = slots[2], ()
-    # Along a row weight and bias are one number each, or vary with every element.
+    # Along a row weight and bias are one number each, or vary with every element; and so does a mask where rows can be
+    # cut, which is else laid whole.
     row: Axes = ()
-    for _, same in groupby(slots[3], key=lambda i: order[i] in varying):
+    for _, same in groupby(slots[3], key=lambda i: (order[i] in varying, order[i] in seen and not slots[2])):
         row = tuple(same)
     if row != slots[3]:
         if slots[2]:
@@ -172,6 +183,6 @@ def _columns(a: int, b: int, c: int, d: int, vary: list[bool]) -> Columns | None
         return None
     if c == 1:  # any column is of the one slice
         b, d = b * d, 1
-    side_by_side = next((r for r in range(WIDTH // (c * d), 1, -1) if b % r == 0), 1)
+    side_by_side = next((r for r in range(COLUMNS_AT_ONCE // (c * d), 1, -1) if b % r == 0), 1)
     long = side_by_side * c * d
-    return Columns((a, b // side_by_side, long), c, d, min(WIDTH, long))
+    return Columns((a, b // side_by_side, long), c, d, min(COLUMNS_AT_ONCE, long))

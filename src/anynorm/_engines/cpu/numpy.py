@@ -30,7 +30,7 @@ MEMORY = Memory(
     turn=np.transpose,
     strides=operator.attrgetter("strides"),
     cast=np.ndarray.astype,
-    dtypes={name: np.dtype(name) for name in ("float32", "float64")},
+    dtypes={name: np.dtype(name) for name in ("float32", "float64", "int64")},
     most_threads=lambda: None,
 )
 

@@ -13,9 +13,9 @@ import numpy as np
 from numba import types
 
 from ..._core.call import Statistics
-from . import kernels
+from . import geometry, kernels
 from .compiled import address, launch, piece
-from .kernels import AT_ZERO, BIASES, GIVEN, OWN, RESULT, STATISTICS, WEIGHTS
+from .geometry import AT_ZERO, BIASES, GIVEN, OWN, RESULT, STATISTICS, WEIGHTS
 from .lowering import lower
 from .threads import SMALL, cores
 
@@ -58,8 +58,8 @@ class Plan:
     """A call as the kernels take it: x as (A, B, C, D), its slices (a, c)."""
 
     __slots__ = (
-        "addresses", "channels", "computing", "copied", "direct", "geometries", "lowering", "memory", "n", "places",
-        "shapes", "size", "source", "stored",
+        "addresses", "channels", "computing", "copied", "direct", "geometries", "lowering", "masked", "memory", "n",
+        "places", "shapes", "size", "source", "stored",
     )  # fmt: skip
 
     def __init__(self, call: Call, x: Array, lowering: Lowering, memory: Memory, *, copied: bool) -> None:
@@ -73,36 +73,39 @@ class Plan:
         given = (None, None) if call.given is None else call.given[1:3]
         parameters: tuple[Any, ...] = (call.weight, call.bias, *given)
         laid = [None if p is None else self.lay(call, p) for p in parameters]
-        #: Whether weight, bias, a given mean and its rest lie in memory as the kernels take them.
+        self.masked = call.mask is not None
+        parameters, laid = (*parameters, call.mask), [*laid, self.lay_mask(call) if self.masked else None]
+        #: Whether weight, bias, a given mean, its rest and the mask lie in memory as the kernels take them.
         self.direct = [
             a is not None and a.size == math.prod(p.shape) and a.ctypes.data == memory.as_numpy(p).ctypes.data
             for p, a in zip(parameters, laid, strict=True)
         ]
         #: What the kernels are told where there is none of them.
         self.places = [self.told(a[self.computing]) for a in (ONE, ZERO, ZERO, ZERO)]
-        self.shapes = [(1, 1, 1, 1) if a is None else a.shape for a in laid]
+        *self.shapes, mask = [(1, 1, 1, 1) if a is None else a.shape for a in laid]
         slices = (lowering.shape[0], 1, lowering.shape[2], 1)
         if self.source == OWN:
             self.shapes[2:] = slices, slices
-        self.shapes.append(self.shapes[2] if self.source == GIVEN else slices)
+        self.shapes += self.shapes[2] if self.source == GIVEN else slices, mask
         self.channels = channels_of(call, lowering)
         self.geometries = [self.geometry(wanted) for wanted in range(16)]
 
     @classmethod
     def of(cls, call: Call, x: Array, memory: Memory) -> Plan | None:
         """Return the plan of a call whose x has the memory of NumPy's x; None where the kernels do not do it."""
-        if call.mask is not None or call.sync is not None or type(call.eps) is not float:
+        if call.sync is not None or type(call.eps) is not float:
             return None
         if x.size == 0 or x.ndim == 0 or x.size > MOST:
             return None
         parameters = [tuple(call.broadcastable(p).shape) for p in (call.weight, call.bias) if p is not None]
         if call.given is not None and call.given.mean is not None:
             parameters.append(tuple(call.given.mean.shape))
-        lowering = lower(call.layout, x.shape, x.strides, x.itemsize, *parameters)
+        masks = () if call.mask is None else (tuple(call.mask.shape),)
+        lowering = lower(call.layout, x.shape, x.strides, x.itemsize, tuple(parameters), masks)
         copied = lowering is None and not x.flags.c_contiguous
         if copied:
             x = np.ascontiguousarray(x)
-            lowering = lower(call.layout, x.shape, x.strides, x.itemsize, *parameters)
+            lowering = lower(call.layout, x.shape, x.strides, x.itemsize, tuple(parameters), masks)
         return None if lowering is None else cls(call, x, lowering, memory, copied=copied)
 
     # ------------------------------------------------------------------------------ what kernels are told
@@ -110,13 +113,13 @@ class Plan:
     def geometry(self, wanted: int) -> tuple[int, Array]:
         """Return the whole numbers that a kernel needs, and before them their address."""
         low = self.lowering
-        numbers = np.zeros(kernels.PLACES, np.int64)
-        for at, shape in zip(range(0, kernels.COLUMNS, 4), (low.shape, *self.shapes), strict=True):
+        numbers = np.zeros(geometry.PLACES, np.int64)
+        for at, shape in zip(range(0, geometry.COLUMNS, 4), (low.shape, *self.shapes), strict=True):
             numbers[at : at + 4] = shape
         if low.columns is not None:
-            numbers[kernels.COLUMNS : kernels.COLUMNS + 3] = low.columns.shape
-            numbers[kernels.DEPTH], numbers[kernels.WIDTH] = low.columns.depth, low.columns.width
-        numbers[kernels.SOURCE], numbers[kernels.WANTED], numbers[kernels.CHANNELS] = self.source, wanted, self.channels
+            numbers[geometry.COLUMNS : geometry.COLUMNS + 3] = low.columns.shape
+            numbers[geometry.DEPTH], numbers[geometry.WIDTH] = low.columns.depth, low.columns.width
+        numbers[geometry.SOURCE : geometry.PLACES] = self.source, wanted, self.channels
         return numbers.ctypes.data, numbers
 
     def told(self, a: Array) -> int:
@@ -128,6 +131,24 @@ class Plan:
         value = parameter if parameter.ndim == call.x.ndim else call.broadcastable(parameter)
         array = self.memory.as_numpy(value).astype(self.computing, copy=False)
         return self.lowering.lay(call.layout.split(np, array))
+
+    def lay_mask(self, call: Call) -> Array:
+        """Return the mask as four axes of bytes: whole, where columns are walked down and rows are hidden in part."""
+        low, mask = self.lowering, call.layout.split(np, self.memory.as_numpy(call.mask))
+        laid = low.lay(mask)
+        few = low.narrow or low.shape[0] * low.shape[2] < 2 * THREADS
+        if low.columns is not None and few and (low.shape[2] == 1 or laid.shape[2:] != (1, 1)):
+            laid = low.lay(np.broadcast_to(mask, call.layout.shape(call.x)), whole=True)
+        return laid.view(np.uint8)
+
+    def tell_mask(self, call: Call, held: list[Array]) -> int:
+        """Return what a kernel is told of the mask."""
+        if not self.masked:
+            return 0
+        if self.direct[4]:
+            return self.memory.place(call.mask)
+        held.append(self.lay_mask(call))
+        return self.told(held[-1])
 
     def tell(self, call: Call, i: int, value: Array | None, held: list[Array]) -> int:
         """Return what a kernel is told of weight, bias, a given mean or its rest."""
@@ -148,17 +169,22 @@ class Plan:
         return self.told(held[-1])
 
     def tables(self, call: Call, s: Statistics, held: list[Array]) -> tuple[int, ...]:
-        """Return what kernels are told of the mean, its rest and the variance of the slices."""
+        """Return what kernels are told of the mean, its rest and the variance of the slices, and of their counts."""
         if self.source == GIVEN:
             mean, rest = self.tell(call, 2, s.mean, held), self.tell(call, 3, s.rest, held)
             if self.direct[2]:  # and so does the variance
                 held.append(self.memory.as_numpy(s.var).astype("float64", order="C"))
-                return mean, rest, self.told(held[-1])
+                return mean, rest, self.told(held[-1]), 0
         elif self.source == OWN:
             mean, rest = (self.table(part, self.computing, held) for part in (s.mean, s.rest))
         else:
             mean, rest = self.places[2:]
-        return mean, rest, self.table(s.var, "float64", held)
+        count = 0
+        if self.masked and self.source != GIVEN:
+            counts = np.broadcast_to(self.memory.as_numpy(s.count).astype("float64"), tuple(s.var.shape))
+            held.append(self.lowering.lay(counts))
+            count = self.told(held[-1])
+        return mean, rest, self.table(s.var, "float64", held), count
 
     @property
     def along(self) -> bool:
@@ -171,7 +197,7 @@ class Plan:
         if key not in self.addresses:
             stored = self.memory.stored
             dy = self.stored if gradient is None else stored[gradient]
-            self.addresses[key] = address(kernel, self.stored, dy, FLOATS[self.computing])
+            self.addresses[key] = address(kernel, self.stored, dy, FLOATS[self.computing], masked=self.masked)
         return self.addresses[key]
 
     # ------------------------------------------------------------------------------ who does how much
@@ -217,40 +243,44 @@ class Plan:
         memory, down, s = self.memory, self.down(threads), call.given
         held: list[Array] = []
         weight, bias = self.tell(call, 0, call.weight, held), self.tell(call, 1, call.bias, held)
-        tables: tuple[int, ...] = (0, 0, 0)
+        mask = self.tell_mask(call, held)
+        tables: tuple[int, ...] = (0, 0, 0, 0)
         wanted = RESULT * (y is not None)
         if s is not None:
             tables = self.tables(call, s, held)
         elif keep or down:
             s, tables = self.blank()
             wanted += STATISTICS
-        told = memory.head, memory.place(x), 0, 0 if y is None else memory.place(y), weight, bias, *tables
+        told = memory.head, memory.place(x), 0, 0 if y is None else memory.place(y), weight, bias, *tables, mask
         if down:
             self.walk_down(told, threads, wanted, call.eps)
         else:
-            launch(self.kernel(kernels.rows), self.pieces(threads), *told, 0, 0, self.geometries[wanted][0], call.eps)
+            launch(
+                self.kernel(kernels.rows), self.pieces(threads), *told, 0, 0, 0, self.geometries[wanted][0], call.eps
+            )
         return s if s is None or call.given is not None else self.closed(s)
 
     def blank(self) -> tuple[Statistics, tuple[int, ...]]:
         """Return statistics that hold whatever their memory does, and what kernels are told of them."""
         memory, kept = self.memory, self.lowering.kept
         var = memory.empty(kept, "float64")
+        n, count = self.n, 0
+        if self.masked:
+            n = memory.empty(kept, "float64")
+            count = memory.place(n)
         if self.source == AT_ZERO:
-            return Statistics(None, None, None, var), (*self.places[2:], memory.place(var))
+            return Statistics(n if self.masked else None, None, None, var), (*self.places[2:], memory.place(var), count)
         mean, rest = memory.empty(kept, self.computing), memory.empty(kept, self.computing)
-        return Statistics(self.n, mean, rest, var), (memory.place(mean), memory.place(rest), memory.place(var))
+        return Statistics(n, mean, rest, var), (memory.place(mean), memory.place(rest), memory.place(var), count)
 
     def closed(self, s: Statistics) -> Statistics:
-        """Return statistics along x's axes."""
+        """Return statistics along x's axes, their counts as whole numbers."""
+        memory, inverse = self.memory, self.lowering.inverse
+        if self.masked:
+            s = s._replace(count=memory.cast(s.count, memory.dtypes["int64"]))
         if self.lowering.straight:
             return s
-        return s._replace(
-            **{
-                name: self.memory.turn(part, self.lowering.inverse)
-                for name, part in zip(s._fields[1:], s[1:], strict=True)
-                if part is not None
-            }
-        )
+        return Statistics(*(a if a is None or isinstance(a, int) else memory.turn(a, inverse) for a in s))
 
     def narrow(self, var: Array) -> Array:
         """Return variances in the dtype to compute in, which takes half the memory and may not hold them all."""
@@ -260,8 +290,8 @@ class Plan:
     def walk_down(self, told: Any, threads: int, wanted: int, eps: float) -> None:
         """Run the kernels that walk down columns."""
         a, _, c, _ = self.lowering.shape
-        s, q = np.zeros((2, threads, a, c))
-        arguments = *told, self.told(s), self.told(q), self.geometries[wanted][0], eps
+        sums = list(np.zeros((3, threads, a, c)))
+        arguments = *told, *map(self.told, sums), self.geometries[wanted][0], eps
         if self.source != GIVEN:
             piece(self.kernel(kernels.columns_first), *arguments, threads, 0)
             launch(self.kernel(kernels.columns_sums), threads, *arguments)
@@ -280,14 +310,13 @@ class Plan:
         """Return the gradients of x, and of weight and bias where they are wanted, given that of the result."""
         memory = self.memory
         held: list[Array] = []
-        row = (1, 1, 1, self.lowering.shape[3])
-        if self.along and any(shape not in (row, (1, 1, 1, 1)) for shape in self.shapes[:2]):
+        if self.along and any(shape[0] > 1 for shape in self.shapes[:2]):
             return None
         x = memory.contiguous(x) if self.copied else x
         dx = memory.empty_like(x)
         exact = s if self.holds(s) else self.run(call, x, None, keep=True)
         assert exact is not None  # noqa: S101
-        told = self.tell(call, 0, call.weight, held), 0, *self.tables(call, exact, held)
+        told = self.tell(call, 0, call.weight, held), 0, *self.tables(call, exact, held), self.tell_mask(call, held)
         lies_alike = memory.strides(dy) == memory.strides(x) and dy.shape == x.shape
         g = dy if lies_alike else self.open(call, dy)
         place = memory.place(g) if g is dy else self.told(g)
@@ -301,7 +330,11 @@ class Plan:
 
     def holds(self, s: Statistics) -> bool:
         """Whether the variances are as they were summed, or their dtype holds them all, or they were given."""
-        if self.source == GIVEN or s.var.dtype == self.memory.dtypes["float64"]:
+        if self.source == GIVEN:
+            return True
+        if self.masked and s.count is None:
+            return False
+        if s.var.dtype == self.memory.dtypes["float64"]:
             return True
         var = self.memory.as_numpy(s.var)
         return bool(np.all((var > LEAST) & (var < np.inf)))
@@ -316,25 +349,27 @@ class Plan:
         a, b, c, d = self.lowering.shape
         along = self.along
         pieces = min(threads, a * c) if along else self.pieces(threads)
-        rows = (pieces, d) if along else (1, a * b * c)
+        wide, deep = (max(shape[i] for shape in self.shapes[:2]) for i in (1, 2))
+        rows = (pieces, wide, deep, d) if along else (1, a, b, c, 1)
         sums = [np.zeros(rows) if wanted & which else None for which in (WEIGHTS, BIASES)]
-        told = [0 if total is None else self.told(total) for total in sums]
-        kernel, geometry = self.kernel(kernels.rows_pullback, gradient), self.geometries[wanted][0]
-        launch(kernel, pieces, *arguments, *told, geometry, eps)
-        shape = (1, 1, 1, d) if along else (a, b, c, 1)
-        return [t if t is None else (t[0] if t.shape[0] == 1 else t.sum(axis=0)).reshape(shape) for t in sums]
+        told = *(0 if total is None else self.told(total) for total in sums), 0
+        kernel = self.kernel(kernels.rows_pullback, gradient)
+        launch(kernel, pieces, *arguments, *told, self.geometries[wanted][0], eps)
+        if along:
+            return [t if t is None else (t if pieces == 1 else t.sum(axis=0, keepdims=True)) for t in sums]
+        return [t if t is None else t[0] for t in sums]
 
     def pull_down(self, gradient: Any, arguments: Any, threads: int, wanted: int, eps: float) -> list[Array | None]:
         """Run the kernels that walk down columns."""
         low = self.lowering
         assert low.columns is not None  # noqa: S101
         a, _, c, _ = low.shape
-        dweight, dbias = np.zeros((2, threads + 1, a, c, low.columns.depth))
-        arguments = *arguments, self.told(dweight), self.told(dbias), self.geometries[wanted][0], eps
+        sums = list(np.zeros((3, threads + 1, a, c, low.columns.depth)))
+        arguments = *arguments, *map(self.told, sums), self.geometries[wanted][0], eps
         launch(self.kernel(kernels.columns_products, gradient), threads, *arguments)
         piece(self.kernel(kernels.columns_lost, gradient), *arguments, threads, 0)
         launch(self.kernel(kernels.columns_pullback, gradient), threads, *arguments)
-        return [dweight[0].reshape(a, 1, c, -1), dbias[0].reshape(a, 1, c, -1)]
+        return [total[0].reshape(a, 1, c, -1) for total in sums[:2]]
 
     def gradient(self, call: Call, i: int, parameter: Array | None, table: Array | None) -> Array | None:
         """Return the gradient of weight or bias, from that of what it is as four axes."""
@@ -358,7 +393,7 @@ class Plan:
         self, call: Call, s: Statistics, stats: Any, momentum: Any, correction: Any
     ) -> tuple[Array, Array] | None:
         """Return the running mean and variance after a batch of the statistics s, None where no kernel does it."""
-        if self.source != OWN or not self.channels or type(correction) is not float:
+        if self.source != OWN or self.masked or not self.channels or type(correction) is not float:
             return None
         if momentum is None:
             momentum = 1.0 / (int(stats.steps) + 1)
@@ -369,8 +404,8 @@ class Plan:
         mean, var = memory.empty_like(stats.mean), memory.empty_like(stats.var)
         piece(
             self.advancing(), memory.head, 0, memory.place(var), memory.place(mean), memory.place(stats.mean),
-            memory.place(stats.var), *self.tables(call, s, held), self.told(held[0]), 0, self.geometries[0][0],
-            momentum, 1, 0,
+            memory.place(stats.var), *self.tables(call, s, held), 0, self.told(held[0]), 0, 0,
+            self.geometries[0][0], momentum, 1, 0,
         )  # fmt: skip
         return mean, var
 
@@ -378,7 +413,7 @@ class Plan:
         """Return the address of the kernel, which has no x."""
         float_ = FLOATS[self.computing]
         return self.addresses.get("advance") or self.addresses.setdefault(
-            "advance", address(kernels.advance, float_, float_, float_)
+            "advance", address(kernels.advance, float_, float_, float_, masked=False)
         )
 
     def is_vector(self, a: Array) -> bool:

@@ -18,8 +18,8 @@ from ..._core import plans
 from ..._core import standardize as array_api
 from ..._core.call import Statistics
 from ..choice import ARRAY_API, chosen, ran
+from .geometry import BIASES, WEIGHTS
 from .half import KNOWS_FLOAT16
-from .kernels import BIASES, WEIGHTS
 from .plan import Memory, Plan
 from .threads import SMALL
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ..._core.libraries import Array, Shape
 
 HALVES = {torch.bfloat16: types.int16} | ({torch.float16: types.uint16} if KNOWS_FLOAT16 else {})
-COMPUTING = {"float32": torch.float32, "float64": torch.float64}
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "int64": torch.int64}
 
 
 def as_numpy(value: Array) -> Array:
@@ -47,7 +47,7 @@ def empty_like(value: Array) -> Array:
 
 def empty(shape: Shape, dtype: str) -> Array:
     """Return a tensor that holds whatever its memory does."""
-    return torch.empty(shape, dtype=COMPUTING[dtype])
+    return torch.empty(shape, dtype=DTYPES[dtype])
 
 
 MEMORY = Memory(
@@ -62,7 +62,7 @@ MEMORY = Memory(
     turn=torch.Tensor.permute,
     strides=torch.Tensor.stride,
     cast=torch.Tensor.to,
-    dtypes=COMPUTING,
+    dtypes=DTYPES,
     most_threads=torch.get_num_threads,
 )
 
@@ -76,8 +76,8 @@ def normalize(call: Call, *, keep: bool) -> tuple[Array, Statistics | None] | No
         return plan.normalize(call, stored(call, call.x), keep=keep)
     if not keep or call.given is not None:
         return Normalize.apply(plan, call, False, call.x, call.weight, call.bias), call.given
-    y, *tables = Normalize.apply(plan, call, True, call.x, call.weight, call.bias)
-    return y, Statistics(None if tables[0] is None else plan.n, *tables)
+    y, *s = Normalize.apply(plan, call, True, call.x, call.weight, call.bias)
+    return y, Statistics(*s)
 
 
 def statistics(call: Call) -> Statistics | None:
@@ -122,23 +122,25 @@ class Normalize(torch.autograd.Function):
         weight: Array | None,
         bias: Array | None,
     ) -> Array | tuple[Array | None, ...]:
-        """Return the normalised tensor, and where they are to be kept the mean, its rest and the variance."""
+        """Return the normalised tensor, and the statistics where they are to be kept."""
         y, s = plan.normalize(call, stored(call, x), keep=True)
         assert s is not None  # noqa: S101
-        ctx.call, ctx.count = call._replace(x=None, weight=None, bias=None, plan=plan), s.count
-        ctx.save_for_backward(x, weight, bias, *s[1:])
+        count = s.count if plan.masked else None
+        ctx.call = call._replace(x=None, weight=None, bias=None, mask=None, plan=plan)
+        ctx.n = None if plan.masked else s.count
+        ctx.save_for_backward(x, weight, bias, call.mask, count, *s[1:])
         ctx.set_materialize_grads(False)
-        return (y, *s[1:]) if keep else y
+        return (y, *s) if keep else y
 
     @staticmethod
-    def backward(ctx: Any, dy: Array | None, *dtables: Array | None) -> tuple[Array | None, ...]:
+    def backward(ctx: Any, dy: Array | None, _: None = None, *dtables: Array | None) -> tuple[Array | None, ...]:
         """Return the gradients of x, weight and bias."""
-        x, weight, bias, *tables = ctx.saved_tensors
-        call = ctx.call._replace(x=x, weight=weight, bias=bias)
+        x, weight, bias, mask, count, *tables = ctx.saved_tensors
+        call = ctx.call._replace(x=x, weight=weight, bias=bias, mask=mask)
         if dy is None or any(g is not None for g in dtables) or torch.is_grad_enabled():
             return None, None, None, *differentiate(call, (dy, *(dtables or (None, None, None))))
         wanted = WEIGHTS * ctx.needs_input_grad[4] | BIASES * ctx.needs_input_grad[5]
-        return None, None, None, *backward(call, Statistics(ctx.count, *tables), dy, wanted)
+        return None, None, None, *backward(call, Statistics(ctx.n if count is None else count, *tables), dy, wanted)
 
 
 def backward(call: Call, s: Statistics, dy: Array, wanted: int) -> tuple[Array, Array | None, Array | None]:
@@ -218,7 +220,7 @@ def plan_of(call: Call) -> Plan | None:
     if call.plan is not None:
         found: Plan = call.plan
         return found
-    arrays = (call.x, call.weight, call.bias, *(call.given or ())[1:])
+    arrays = (call.x, call.weight, call.bias, call.mask, *(call.given or ())[1:])
     if transformed() or not all(map(plain, arrays)) or call.dtype not in MEMORY.stored:
         return None
     made: Plan | None = plans.keep(call, Plan.of(call, as_numpy(stored(call, call.x)), MEMORY))
