@@ -31,10 +31,13 @@ def parameters(norm, shape, rng):
 @numba
 @each_norm
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("shown", [None, SHAPE, SHAPE[2:]], ids=["whole", "masked", "masked in space"])
 @pytest.mark.usefixtures("none_known")
-def test_later_calls_give_the_bits_of_the_first(norm, dtype, rng):
+def test_later_calls_give_the_bits_of_the_first(norm, dtype, shown, rng):
     x, y = (data("offset 3", SHAPE, dtype, seed=seed) for seed in (1, 2))
     given = parameters(norm, SHAPE, rng)
+    if shown is not None:
+        given["where"] = rng.random(shown) < 0.7
     first, (forward, pull) = norm.call(x, **given), norm.vjp(x, **given)
     gradients = pull(y)
     norm.call(y, **given)
@@ -75,6 +78,12 @@ WRONG = {  # calls that differ from a known one by what a key holds, and by what
     "a weight too short": (lambda x, w: anynorm.layer_norm(x, w[:-1], axis=1), ValueError, r"weight of shape \(6,\)"),
     "a masked weight": (lambda x, w: anynorm.layer_norm(x, np.ma.array(w), axis=1), TypeError, "no masked arrays"),
     "complex numbers": (lambda x, _: anynorm.layer_norm(x.astype("c8"), axis=1), TypeError, "hold real numbers"),
+    "a mask of numbers": (
+        lambda x, _: anynorm.layer_norm(x, axis=1, where=np.ones(SHAPE)), TypeError, "where to be a boolean mask",
+    ),
+    "a mask too short": (
+        lambda x, _: anynorm.layer_norm(x, axis=1, where=np.ones((4, 6, 5, 2), bool)), ValueError, "where to broadcast",
+    ),
     "a sync that is none": (lambda x, _: anynorm.layer_norm(x, axis=1, sync=1), TypeError, "sync to be a function"),
     "a momentum above 1": (
         lambda x, w: anynorm.batch_norm_train(x, RunningStats(w, w), momentum=2), ValueError, "momentum to be a number",
@@ -97,6 +106,7 @@ def test_what_is_known_is_checked_for_what_its_kind_does_not_decide(name):
     for _ in range(2):
         anynorm.layer_norm(x, axis=1)
         anynorm.layer_norm(x, w, axis=1)
+        anynorm.layer_norm(x, axis=1, where=x > 0)
         vjp.layer_norm(x, axis=1)[1](x)
         anynorm.batch_norm_train(x, RunningStats(w, w, 0))
         with pytest.raises(error, match=words):
@@ -110,6 +120,17 @@ def test_the_values_that_no_kind_holds_are_those_of_each_call():
             x.var(axis=-1, keepdims=True, dtype="f8") + eps
         )
         assert_within(anynorm.layer_norm(x, eps=eps), exact, 2e-6)
+
+
+@numba
+def test_a_mask_is_known_by_its_strides_and_its_rank(rng):
+    x, wide = data("offset 3", (6, 8)), rng.random((12, 16)) < 0.7
+    masks = [wide[:6, :8], wide[::2, ::2], wide.T[:6, :8], wide[0, 8:], wide[0, ::2], wide[:6, :1]]
+    for mask in 2 * masks:
+        assert np.array_equal(anynorm.layer_norm(x, where=mask), anynorm.layer_norm(x, where=mask.copy()))
+        with anynorm.engine("array-api"):
+            exact = anynorm.layer_norm(x.astype("f8"), where=mask)
+        assert_within(anynorm.layer_norm(x, where=mask), exact, 2e-6)
 
 
 @numba
