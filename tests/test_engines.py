@@ -408,6 +408,7 @@ def test_threads_are_limited_by_argument_and_environment(monkeypatch):
     monkeypatch.setattr(nb.config, "NUMBA_NUM_THREADS", 16)
     for name in ("ANYNORM_NUM_THREADS", "OMP_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(cores, "_asked_by_environment", cores._asked_by_environment.__wrapped__)  # which is read once
     assert cores.allowed() == 16
     monkeypatch.setenv("OMP_NUM_THREADS", "8")
     assert cores.allowed() == 8
@@ -426,6 +427,81 @@ def test_threads_are_limited_by_argument_and_environment(monkeypatch):
         assert cores.allowed() == 3
         monkeypatch.setattr(cores, "_forked", True)
         assert cores.allowed() == 1
+
+
+@numba
+def test_the_environment_is_read_once():
+    code = """
+import os, numpy as np, anynorm
+from anynorm._engines.cpu import threads
+x = np.ones((512, 512))
+anynorm.layer_norm(x)
+asked = threads.allowed()
+os.environ.update(ANYNORM_NUM_THREADS="x", ANYNORM_ENGINE="x")
+anynorm.layer_norm(x)
+print(asked == threads.allowed() == 1)
+"""
+    assert python(code, ANYNORM_NUM_THREADS="1", ANYNORM_ENGINE="numba") == "True"
+
+
+POOL = """
+import concurrent.futures, multiprocessing, sys, warnings, numpy as np, anynorm
+
+def work(seed):
+    from anynorm._engines.cpu import threads
+    x = np.random.default_rng(seed).standard_normal((32, 8, 28, 28)).astype(np.float32)
+    y, pull = anynorm.vjp.batch_norm(x)
+    return threads.allowed(), float(np.abs(y).sum()), float(np.abs(pull(x)[0]).sum())
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore", DeprecationWarning)  # of forks with threads
+    alone, *_ = here = [work(seed) for seed in range(4)]  # so Numba's threads run before any fork
+    context = multiprocessing.get_context(sys.argv[1])
+    with concurrent.futures.ProcessPoolExecutor(2, mp_context=context) as pool:
+        there = list(pool.map(work, range(4)))
+    assert alone[0] > 1, alone
+    assert [threads for threads, *_ in there] == [1] * 4, there
+    assert np.allclose([sums for _, *sums in there], [sums for _, *sums in here], rtol=1e-6), (here, there)
+    assert work(0) == here[0]
+    print("alive")
+"""
+
+
+@numba
+@pytest.mark.parametrize("method", ["spawn", *(["fork"] if hasattr(os, "fork") else [])])
+def test_processes_of_a_pool_run_on_one_core_each(method, tmp_path):
+    script = tmp_path / "pool.py"
+    script.write_text(POOL)
+    environment = {**os.environ, "NUMBA_NUM_THREADS": "2"}
+    for name in ("ANYNORM_NUM_THREADS", "OMP_NUM_THREADS"):
+        environment.pop(name, None)
+    done = subprocess.run(
+        [sys.executable, script, method], env=environment, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert (done.stdout.strip(), done.returncode) == ("alive", 0), done.stderr
+
+
+@numba
+@pytest.mark.library("distributed")
+def test_workers_of_a_cluster_run_on_one_core_each():
+    from distributed import Client, LocalCluster
+
+    def work(seed):
+        import numpy as np
+
+        import anynorm
+        from anynorm._engines import watch
+        from anynorm._engines.cpu import threads
+
+        x = np.random.default_rng(seed).standard_normal((32, 8, 28, 28)).astype(np.float32)
+        with watch() as ran:
+            y = anynorm.batch_norm(x)
+        return threads.allowed(), ran, y
+
+    with LocalCluster(2, threads_per_worker=2, dashboard_address=None) as cluster, Client(cluster) as client:
+        for seed, (threads, ran, y) in enumerate(client.gather(client.map(work, range(6)))):
+            assert (threads, ran) == (1, {"numba"})
+            assert_within(y, work(seed)[2].astype(np.float64), 1e-6)
 
 
 LIBRARIES = Path(sys.prefix) / "lib"  # where pip puts TBB, and where no loader looks
@@ -509,6 +585,35 @@ from anynorm._engines.cpu import compiled
 print(json.dumps([len(compiled._kept), compiled._kept[0].__name__, len(compiled.together.signatures)]))
 """
     assert json.loads(python(code)) == [1, "rows", 0]
+
+
+@numba
+def test_a_norm_is_one_kernel_call_wherever_one_suffices(monkeypatch, rng):
+    from anynorm._engines.cpu import plan
+
+    called = []
+    for name in ("piece", "launch"):
+        original = getattr(plan, name)
+        monkeypatch.setattr(plan, name, lambda *arguments, run=original: called.append(1) or run(*arguments))
+    x, (w, b) = rng.standard_normal((8, 16, 4, 4)).astype(F32), np.ones((2, 16), F32)
+    stats, mask = anynorm.running_stats(16, like=x), x > 0
+    pull = vjp.group_norm(x, 4, w, b)[1]
+    calls = {
+        lambda: anynorm.layer_norm(x): 1,
+        lambda: anynorm.group_norm(x, 4, w, b): 1,
+        lambda: anynorm.instance_norm(x, weight=w, bias=b): 1,
+        lambda: anynorm.batch_norm(x, weight=w, bias=b): 1,
+        lambda: anynorm.batch_norm(x, weight=w, bias=b, where=mask): 1,
+        lambda: anynorm.batch_norm(x, weight=w, bias=b, stats=stats): 1,
+        lambda: anynorm.batch_norm_train(x, stats, weight=w, bias=b): 2,
+        lambda: anynorm.moments(x, axis=(0, 2)): 1,
+        lambda: anynorm.zscore(x): 2,
+        lambda: pull(x): 1,
+    }
+    for call, expected in calls.items():
+        called.clear()
+        call()
+        assert len(called) == expected
 
 
 # ------------------------------------------------------------------------------------------------ lowering

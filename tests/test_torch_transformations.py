@@ -60,6 +60,26 @@ def test_autograd_grad(norm, x, g):
     assert_near(dx, norm.gradient(x, g))
 
 
+@pytest.mark.parametrize("needed", [(0,), (1,), (2,), (0, 2), (1, 2), (0, 1, 2)], ids=str)
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (0, 2, 3, 1)], ids=["channels first", "channels last"])
+def test_what_needs_no_gradient_gets_none(needed, order, rng):
+    import torch
+
+    x = rng.standard_normal((6, 16, 20, 20)).astype(F32).transpose(order)
+    channel = order.index(1)
+    arrays = tensors(x, *rng.standard_normal((2, 16)).astype(F32))
+    (dy,) = tensors(rng.standard_normal(x.shape).astype(F32))
+
+    def gradients(wanted):
+        leaves = [t.detach().requires_grad_(i in wanted) for i, t in enumerate(arrays)]
+        anynorm.batch_norm(leaves[0], weight=leaves[1], bias=leaves[2], channel_axis=channel).backward(dy)
+        return [leaf.grad for leaf in leaves]
+
+    for i, (got, whole) in enumerate(zip(gradients(needed), gradients((0, 1, 2)), strict=True)):
+        assert (got is not None) == (i in needed)
+        assert got is None or torch.equal(got, whole)
+
+
 @each_norm
 def test_a_gradient_of_the_pullback_is_that_of_the_gradient(norm, rng):
     import torch

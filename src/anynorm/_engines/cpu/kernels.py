@@ -356,7 +356,7 @@ def rows_pullback(x, dy, out, weight, bias, mean, rest, var, count, mask, one, t
                     dbias[0, 0, at, 0] = s + unseen
         shift = shift / n if source == OWN else 0.0
         scale = scale / n if source != GIVEN else 0.0
-        for b in range(x.shape[1]):
+        for b in range(x.shape[1] if wanted & RESULT else 0):
             row, dy_row, w_row, mask_row = x[a, b, c], dy[a, b, c], _at(weight, a, b, c), of_row(mask, a, b, c)
             dx_row, lost = dx[a, b, c], (dtype(shift), dtype(scale))
             _pull_row(row, mask_row, dy_row, dx_row, m, r, rstd, w_row, lost[0], lost[1], scratches, alike)

@@ -49,7 +49,7 @@ def statistics(call: Call) -> Statistics | None:
     return None if plan is None else plan.statistics(call, x)
 
 
-def pull(call: Call, s: Statistics, dy: Array) -> tuple[Array, Array | None, Array | None] | None:
+def pull(call: Call, s: Statistics, dy: Array) -> tuple[Array | None, Array | None, Array | None] | None:
     """Return the gradients of x, weight and bias, given that of the result."""
     x, g = stored(call, call.x), stored(call, dy)
     plan = None if x is None or g is None else plan_of(call, x)

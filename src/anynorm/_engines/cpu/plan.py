@@ -305,25 +305,25 @@ class Plan:
     # ------------------------------------------------------------------------------ backward
 
     def pull(
-        self, call: Call, x: Array, s: Statistics, dy: Array, wanted: int = WEIGHTS | BIASES
-    ) -> tuple[Array, Array | None, Array | None] | None:
-        """Return the gradients of x, and of weight and bias where they are wanted, given that of the result."""
+        self, call: Call, x: Array, s: Statistics, dy: Array, wanted: int = RESULT | WEIGHTS | BIASES
+    ) -> tuple[Array | None, Array | None, Array | None] | None:
+        """Return the gradients of x, weight and bias that are wanted, given that of the result."""
         memory = self.memory
         held: list[Array] = []
         if self.along and any(shape[0] > 1 for shape in self.shapes[:2]):
             return None
         x = memory.contiguous(x) if self.copied else x
-        dx = memory.empty_like(x)
+        dx = memory.empty_like(x) if wanted & RESULT else None
         exact = s if self.holds(s) else self.run(call, x, None, keep=True)
         assert exact is not None  # noqa: S101
         told = self.tell(call, 0, call.weight, held), 0, *self.tables(call, exact, held), self.tell_mask(call, held)
         lies_alike = memory.strides(dy) == memory.strides(x) and dy.shape == x.shape
         g = dy if lies_alike else self.open(call, dy)
         place = memory.place(g) if g is dy else self.told(g)
-        wanted &= WEIGHTS * (call.weight is not None) | BIASES * (call.bias is not None)
+        wanted &= RESULT | WEIGHTS * (call.weight is not None) | BIASES * (call.bias is not None)
         with cores(self.size, memory.most_threads()) as threads:
             work = self.pull_down if self.down(threads) else self.pull_rows
-            arguments = memory.head, memory.place(x), place, memory.place(dx), *told
+            arguments = memory.head, memory.place(x), place, 0 if dx is None else memory.place(dx), *told
             dweight, dbias = work(dy.dtype, arguments, threads, wanted, call.eps)
         weight, bias = call.weight if wanted & WEIGHTS else None, call.bias if wanted & BIASES else None
         return dx, self.gradient(call, 0, weight, dweight), self.gradient(call, 1, bias, dbias)
@@ -368,7 +368,8 @@ class Plan:
         arguments = *arguments, *map(self.told, sums), self.geometries[wanted][0], eps
         launch(self.kernel(kernels.columns_products, gradient), threads, *arguments)
         piece(self.kernel(kernels.columns_lost, gradient), *arguments, threads, 0)
-        launch(self.kernel(kernels.columns_pullback, gradient), threads, *arguments)
+        if wanted & RESULT:
+            launch(self.kernel(kernels.columns_pullback, gradient), threads, *arguments)
         return [total[0].reshape(a, 1, c, -1) for total in sums[:2]]
 
     def gradient(self, call: Call, i: int, parameter: Array | None, table: Array | None) -> Array | None:

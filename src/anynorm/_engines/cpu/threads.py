@@ -45,6 +45,7 @@ def allowed() -> int:
     return max(1, min(n for n in limits if n is not None))
 
 
+@cache
 def _asked_by_environment() -> int | None:
     value = os.environ.get("ANYNORM_NUM_THREADS") or None
     if value is not None and not (value.isdigit() and int(value)):

@@ -6,6 +6,7 @@ to be differentiated in its turn, or the statistics are, array-API code is diffe
 
 from __future__ import annotations
 
+from itertools import compress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from ..._core import plans
 from ..._core import standardize as array_api
 from ..._core.call import Statistics
 from ..choice import ARRAY_API, chosen, ran
-from .geometry import BIASES, WEIGHTS
+from .geometry import BIASES, RESULT, WEIGHTS
 from .half import KNOWS_FLOAT16
 from .plan import Memory, Plan
 from .threads import SMALL
@@ -87,9 +88,9 @@ def statistics(call: Call) -> Statistics | None:
 
 
 def pull(
-    call: Call, s: Statistics, dy: Array, wanted: int = WEIGHTS | BIASES
-) -> tuple[Array, Array | None, Array | None] | None:
-    """Return the gradients of x, and of weight and bias where they are wanted, given that of the result."""
+    call: Call, s: Statistics, dy: Array, wanted: int = RESULT | WEIGHTS | BIASES
+) -> tuple[Array | None, Array | None, Array | None] | None:
+    """Return the gradients of x, weight and bias that are wanted, given that of the result."""
     if tracked(call.x, call.weight, dy, *s[1:]) or not all(map(plain, (dy, *s[1:]))) or dy.dtype not in MEMORY.stored:
         return None
     try:
@@ -139,11 +140,11 @@ class Normalize(torch.autograd.Function):
         call = ctx.call._replace(x=x, weight=weight, bias=bias, mask=mask)
         if dy is None or any(g is not None for g in dtables) or torch.is_grad_enabled():
             return None, None, None, *differentiate(call, (dy, *(dtables or (None, None, None))))
-        wanted = WEIGHTS * ctx.needs_input_grad[4] | BIASES * ctx.needs_input_grad[5]
+        wanted = sum(compress((RESULT, WEIGHTS, BIASES), ctx.needs_input_grad[3:]))
         return None, None, None, *backward(call, Statistics(ctx.n if count is None else count, *tables), dy, wanted)
 
 
-def backward(call: Call, s: Statistics, dy: Array, wanted: int) -> tuple[Array, Array | None, Array | None]:
+def backward(call: Call, s: Statistics, dy: Array, wanted: int) -> tuple[Array | None, Array | None, Array | None]:
     """Return the gradients that are wanted by the engine that is chosen now, which may have been another forward."""
     name, module = chosen("torch")
     pulled = None if module is None else pull(call, s, dy, wanted)
