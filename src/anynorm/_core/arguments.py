@@ -85,7 +85,7 @@ _floats: dict[tuple[type, Any], Any] = {}  # (array type, floating dtype) -> the
 
 def dtypes(caller: str, xp: Namespace, x: Array, name: str = "x") -> tuple[Any, Any]:
     """Return the dtype of the result and the dtype to compute in, for an array of real numbers."""
-    key, compiling = (type(x), x.dtype), is_compiling(xp)
+    key, compiling = (type(x), x.dtype), is_compiling()
     if not compiling and key in _floats:  # torch would compile anew for what is added later
         return x.dtype, _floats[key]
     if not is_number(xp, x.dtype):

@@ -77,13 +77,14 @@ _namespaces: dict[type, Namespace | None] = {}
 
 def namespace_of(value: object) -> Namespace | None:
     """Return the array-API namespace of an array, None for anything else."""
+    if is_compiling() and isinstance(value, sys.modules["torch"].Tensor):
+        import array_api_compat.torch  # by a statement, since Dynamo traces no other way
+
+        return array_api_compat.torch
     kind = type(value)
-    if kind in _namespaces:
-        return _namespaces[kind]
-    found = _find_namespace(value)
-    if not is_compiling(found):  # an exported program is to have no side effects
-        _namespaces[kind] = found
-    return found
+    if kind not in _namespaces:
+        _namespaces[kind] = _find_namespace(value)
+    return _namespaces[kind]
 
 
 def _find_namespace(value: object) -> Namespace | None:
@@ -96,10 +97,6 @@ def _find_namespace(value: object) -> Namespace | None:
         if _is_a(value, module, name):
             message = f"anynorm takes no {kind}: got one; pass {instead}"
             raise TypeError(message)
-    if _is_a(value, "torch", "Tensor"):
-        import array_api_compat.torch  # by a statement, since Dynamo traces no other way
-
-        return array_api_compat.torch
     for library in LIBRARIES:
         if any(_is_a(value, library.module, kind) for kind in library.kinds):
             return import_module(library.namespace)
@@ -131,9 +128,13 @@ def refusal(xp: Namespace, value: Array) -> tuple[str, str] | None:
     return None if value.layout is sys.modules["torch"].strided else (f"of layout {value.layout}", "to_dense()")
 
 
-def is_compiling(xp: Namespace | None) -> bool:
-    """Whether torch is tracing the call, to compile or to export it."""
-    return xp is not None and xp.__name__ == TORCH and bool(sys.modules["torch"].compiler.is_compiling())
+def is_compiling() -> bool:
+    """Whether torch is tracing the call, to compile or to export it.
+
+    Then no dictionary is looked into that may grow: whenever it does, torch would trace anew.
+    """
+    compiler = getattr(sys.modules["torch"], "compiler", None) if "torch" in sys.modules else None
+    return compiler is not None and bool(compiler.is_compiling())
 
 
 # ---------------------------------------------------------------------------------- dtypes and devices

@@ -11,7 +11,7 @@ import operator
 from typing import TYPE_CHECKING, Any
 
 from .call import Statistics
-from .libraries import double, quiet, reuse, smallest_square
+from .libraries import double, is_compiling, quiet, reuse, smallest_square
 from .mean import sum_over, sums_in, unstack
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ def centre(x: Array, mean: Mean, eps: Any = 0.0) -> tuple[Array, Statistics]:
     A slice is constant when x equals its mean everywhere: then, and only then, its squares sum to exactly 0. Its rest
     is rounding alone, and is dropped, which makes it standardise to exactly 0 and leaves its gradient as it is.
     """
+    if is_compiling() and mean.is_whole:
+        return centre_about(x, mean, eps)
     with quiet(mean.xp):
         first, rest = mean.parts(x)
         d = mean.select(x - first)
@@ -39,6 +41,29 @@ def centre(x: Array, mean: Mean, eps: Any = 0.0) -> tuple[Array, Statistics]:
         s = pool(mean.xp, s._replace(count=s.counts(mean.xp)), mean.sync)
         d = mean.select(x - s.mean)
     return reuse(mean.xp, operator.sub, d, s.rest), s
+
+
+def centre_about(x: Array, mean: Mean, eps: Any) -> tuple[Array, Statistics]:
+    """Do so as torch's compiler makes the fewest readings of it: forward and backward both have two sums in one.
+
+    The sums are of deviations from a number near the mean; where all elements are equal it is one of them, and they
+    are 0. The result does not depend on that number, so it has no part in a gradient.
+    """
+    xp, axes, share = mean.xp, mean.axes, 1.0 / mean.divisor
+    element = x[tuple([slice(0, 1) if i in axes else slice(None) for i in range(x.ndim)])]
+    # The sum comes last: a product before it might be rounded in one consumer, and not in another.
+    near = (element + xp.sum((x - element) * share, axis=axes, keepdims=True)).detach()
+    d = x - near
+    square = xp.astype(sum_over(xp, d * d, axes, mean.wide) * share, d.dtype, copy=False)
+    s = about(mean, d, near, xp.sum(d, axis=axes, keepdims=True) * share, square, eps)
+    return d - s.rest, s
+
+
+def about(mean: Mean, d: Array, near: Array, left: Array, square: Array, eps: Any) -> Statistics:
+    """Return the statistics of slices whose deviations d from a number near their mean have this mean and square."""
+    square = told_from_constant(mean, d, square, eps)
+    var = mean.xp.clip(square - left * left, min=0.0)  # rounding may leave less
+    return Statistics(mean.count, near, left, var)
 
 
 def told_from_constant(mean: Mean, d: Array, square: Array, eps: Any) -> Array:

@@ -48,7 +48,7 @@ def pull(call: Call, s: Statistics, dy: Array) -> tuple[Array, Array | None, Arr
 
 def advance(call: Call, s: Statistics, *arguments: Any) -> tuple[Array, Array] | None:
     """Return the running mean and variance after a batch of the statistics s, None where the engine does not do it."""
-    if call.plan is None and is_compiling(call.xp):
+    if call.plan is None and is_compiling():
         return None
     module = chosen(library_name(call.xp))[1]
     done: tuple[Array, Array] | None = None
@@ -65,7 +65,7 @@ def compose(function: Callable[..., Any], call: Call, *arguments: Any) -> Any:
 
 def _run(work: str, call: Call, *arguments: Any, **keywords: Any) -> Any:
     """Have the engine that is chosen do it, or the array-API code."""
-    if call.plan is None and is_compiling(call.xp):  # neither context nor environment compiles
+    if call.plan is None and is_compiling():  # neither context nor environment compiles
         return getattr(array_api, work)(call, *arguments)
     name, module = chosen(library_name(call.xp))
     done = None if module is None else getattr(module, work)(call, *arguments, **keywords)

@@ -166,10 +166,8 @@ def centre(x: Array, axes: Shape, eps: Any) -> tuple[Array, Statistics]:
     near = barrier(jax.lax.stop_gradient(element + sampled_mean(x - element, axes)))
     d = x - near
     left, square = mean(d, axes), mean_square(d, axes)
-    square = array_api.told_from_constant(Mean(jnp, x, axes), d, square, eps)
-    excess = left * left
-    var = jnp.where(square > excess, square - excess, 0.0 * square)  # rounding may leave less than 0
-    left, var = barrier((left, jnp.where(jnp.isinf(square), square, var)))
+    s = array_api.about(Mean(jnp, x, axes), d, near, left, square, eps)
+    left, var = barrier((s.rest, s.var))
     return (x - near) - left, Statistics(None, near, left, var)
 
 
