@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -157,6 +160,27 @@ def test_compile_breaks_no_graph_and_compiles_again_once_for_other_batch_sizes(n
         (dx,) = torch.autograd.grad(call(a.requires_grad_()), a, dy)
         assert_near(dx, norm.gradient(x, g))
     assert counter.frame_count <= 2
+
+
+COMPILED_FIRST = """
+import sys, types, torch, anynorm
+from torch._dynamo.testing import CompileCounter
+count = CompileCounter()
+step = torch.compile(lambda x, s: anynorm.batch_norm_train(x, s, momentum=0.1), backend=count, fullgraph=True)
+x = torch.randn(4, 6)
+for name in ("one", "another"):
+    step(x, anynorm.RunningStats(torch.zeros(6), torch.ones(6), torch.tensor(0)))
+    sys.modules[name] = types.ModuleType(name)
+    anynorm.batch_norm(x)
+print(count.frame_count)
+"""
+
+
+def test_what_is_imported_or_called_later_compiles_nothing_again():
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILED_FIRST], capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.stdout.strip() == "1", done.stderr
 
 
 @each_norm
