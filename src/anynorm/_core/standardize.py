@@ -62,8 +62,7 @@ def centre_about(x: Array, mean: Mean, eps: Any) -> tuple[Array, Statistics]:
 def about(mean: Mean, d: Array, near: Array, left: Array, square: Array, eps: Any) -> Statistics:
     """Return the statistics of slices whose deviations d from a number near their mean have this mean and square."""
     square = told_from_constant(mean, d, square, eps)
-    var = mean.xp.clip(square - left * left, min=0.0)  # rounding may leave less
-    return Statistics(mean.count, near, left, var)
+    return Statistics(mean.count, near, left, square - left * left)
 
 
 def told_from_constant(mean: Mean, d: Array, square: Array, eps: Any) -> Array:
@@ -80,7 +79,7 @@ def trusted(xp: Namespace, var: Array, eps: Any) -> Array:
     """Return variances, NaN where their squares have left the range of the dtype: neither 0 nor infinity is true."""
     left = xp.isinf(var)
     if not is_large(eps):
-        left = left | ((var > 0) & (var + eps < smallest_square(xp, var.dtype)))
+        left = left | ((var != 0) & (var + eps < smallest_square(xp, var.dtype)))
     return xp.where(left, math.nan, var)
 
 

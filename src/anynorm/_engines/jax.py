@@ -3,7 +3,7 @@
 XLA decides what its sums cost and how exact they are, so they are written for it:
 
 * Two sums over one operand become one loop, which saves a reading. Along the last axis it is not vectorised, and there
-  array-API code is the faster.
+  one sum waits for the other.
 * Elements of a slice that do not lie side by side are added one after another: those are summed apart from the others.
 * What follows a sum is copied into each of its consumers, and rounded there in different ways.
 """
@@ -38,13 +38,13 @@ def normalize(call: Call, *, keep: bool) -> tuple[Array, Statistics] | None:
     del keep
     if call.sync is not None:  # it may be another function in every call, each to be compiled for
         return None
-    y, s = compose(_normalize, call)
+    y, s = compose(_normalize, call, array_api.is_large(call.eps))
     return y, call.given or _counted(call, s)
 
 
 def statistics(call: Call) -> Statistics | None:
     """Return the statistics of the slices."""
-    return None if call.sync is not None else _counted(call, compose(_statistics, call))
+    return None if call.sync is not None else _counted(call, compose(_statistics, call, array_api.is_large(call.eps)))
 
 
 def pull(call: Call, s: Statistics, dy: Array) -> tuple[Array, Array | None, Array | None] | None:
@@ -76,42 +76,42 @@ def _compiled(function: Callable[..., Any], tree: Any, known: tuple[Any, ...], v
 # ---------------------------------------------------------------------------------- what is compiled
 
 
-def _normalize(call: Call) -> tuple[Array, Statistics]:
+def _normalize(call: Call, large: bool) -> tuple[Array, Statistics]:  # noqa: FBT001  it is known, while eps varies
     call = by_channel(call)
-    x = call.inner(call.x)
+    x, eps = call.inner(call.x), array_api.TINY if large else call.eps
     if call.given is not None or not sums_here(call, x):
         y, s = array_api.normalize(call)
         return y, _uncounted(s)
     if call.layout.centred:
-        d, s = centre(x, call.layout.shared, call.eps)
-        s = s._replace(var=array_api.trusted(jnp, s.var, call.eps))
+        d, s = centre(x, call.layout.shared, eps)
+        # An infinite variance is NaN: by a product, since a choice is made again for every element in the gradient.
+        s = s._replace(var=s.var + 0.0 * s.var if large else array_api.trusted(jnp, s.var, eps))
     else:
-        d, s = x, Statistics(None, None, None, own_square(x, call.layout.shared, call.eps))
-    return call.finish(d * barrier(array_api.rstd(jnp, s.var, call.eps, d.dtype))), s
+        d, s = x, Statistics(None, None, None, own_square(x, call.layout.shared, eps))
+    rstd = 1.0 / jnp.sqrt(s.var + call.eps) if large else array_api.rstd(jnp, s.var, call.eps, d.dtype)
+    return call.finish(d * barrier(rstd)), s
 
 
 def _pull(call: Call, s: Statistics, dy: Array) -> tuple[Array, Array | None, Array | None]:
     return array_api.pull(by_channel(call), s, dy)
 
 
-def _statistics(call: Call) -> Statistics:
-    x = call.inner(call.x)
+def _statistics(call: Call, large: bool) -> Statistics:  # noqa: FBT001
+    x, eps = call.inner(call.x), array_api.TINY if large else call.eps
     if not sums_here(call, x):
         return _uncounted(array_api.statistics(call))
-    return centre(x, call.layout.shared, call.eps)[1]
+    return centre(x, call.layout.shared, eps)[1]
 
 
 def sums_here(call: Call, x: Array) -> bool:
     """Whether the sums below are those to use.
 
     Not under a mask, nor where a slice is empty, of a size that is a symbol, or in parts on several devices, of which
-    no element is at hand; nor where they are the slower ones: centred, along the last axis.
+    no element is at hand.
     """
-    axes = call.layout.shared
     sizes_known = all(isinstance(size, int) for size in x.shape)
-    if call.mask is not None or call.sync is not None or not sizes_known or 0 in x.shape or in_parts(x, axes):
-        return False
-    return not (call.layout.centred and axes == (x.ndim - 1,))
+    whole = call.mask is None and call.sync is None and not in_parts(x, call.layout.shared)
+    return whole and sizes_known and 0 not in x.shape
 
 
 def in_parts(x: Array, axes: Shape) -> bool:
@@ -163,9 +163,11 @@ def centre(x: Array, axes: Shape, eps: Any) -> tuple[Array, Statistics]:
     The result does not depend on that number, so it has no part in a gradient.
     """
     element = x[tuple(slice(0, 1) if i in axes else slice(None) for i in range(x.ndim))]
-    near = barrier(jax.lax.stop_gradient(element + sampled_mean(x - element, axes)))
+    rows = axes == (x.ndim - 1,)
+    near = barrier(jax.lax.stop_gradient(element + (mean if rows else sampled_mean)(x - element, axes)))
     d = x - near
-    left, square = mean(d, axes), mean_square(d, axes)
+    left = barrier(mean(d, axes)) if rows else mean(d, axes)
+    square = mean_square(d, axes)
     s = array_api.about(Mean(jnp, x, axes), d, near, left, square, eps)
     left, var = barrier((s.rest, s.var))
     return (x - near) - left, Statistics(None, near, left, var)
