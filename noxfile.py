@@ -75,6 +75,16 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def xla_gpu(session: nox.Session) -> None:
+    """Count the kernels that XLA makes of the norms for a GPU, which takes none."""
+    install(session, "test", "jax")
+    session.install("--no-compile", "--no-deps", *nox.project.dependency_groups(PROJECT, "xla_gpu"))
+    settings = {"JAX_PLATFORMS": "cpu,cuda", "CUDA_VISIBLE_DEVICES": "-1", "JAX_ENABLE_COMPILATION_CACHE": "false"}
+    settings |= {"JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1", "XLA_FLAGS": "--xla_gpu_autotune_level=0"}
+    session.run("pytest", "-rP", "tests/xla_gpu.py", "--library", "jax", *session.posargs, env=settings)
+
+
+@nox.session(default=False)
 def fuzz(session: nox.Session) -> None:
     """Call everything with random arguments, right and wrong: `nox -s fuzz -- --seconds 600` for ten minutes."""
     install(session, "test", "torch", "jax")

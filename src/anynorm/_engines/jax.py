@@ -78,18 +78,51 @@ def _compiled(function: Callable[..., Any], tree: Any, known: tuple[Any, ...], v
 
 def _normalize(call: Call, large: bool) -> tuple[Array, Statistics]:  # noqa: FBT001  it is known, while eps varies
     call = by_channel(call)
-    x, eps = call.inner(call.x), array_api.TINY if large else call.eps
+    x = call.inner(call.x)
     if call.given is not None or not sums_here(call, x):
         y, s = array_api.normalize(call)
         return y, _uncounted(s)
+    readings, kernel = partial(_by_readings, call, large), partial(_as_one_kernel, call, large)
+    rows = call.layout.shared == (x.ndim - 1,)
+    y, s = jax.lax.platform_dependent(x, cpu=readings, default=kernel) if rows else readings(x)
+    return call.finish(y), s
+
+
+def _by_readings(call: Call, large: bool, x: Array) -> tuple[Array, Statistics]:  # noqa: FBT001
+    """Return x standardised, and the statistics of its slices, by few readings of x."""
+    axes, eps = call.layout.shared, array_api.TINY if large else call.eps
     if call.layout.centred:
-        d, s = centre(x, call.layout.shared, eps)
+        d, s = centre(x, axes, eps)
         # An infinite variance is NaN: by a product, since a choice is made again for every element in the gradient.
         s = s._replace(var=s.var + 0.0 * s.var if large else array_api.trusted(jnp, s.var, eps))
     else:
-        d, s = x, Statistics(None, None, None, own_square(x, call.layout.shared, eps))
+        d, s = x, Statistics(None, None, None, own_square(x, axes, eps))
     rstd = 1.0 / jnp.sqrt(s.var + call.eps) if large else array_api.rstd(jnp, s.var, call.eps, d.dtype)
-    return call.finish(d * barrier(rstd)), s
+    return d * barrier(rstd), s
+
+
+def _as_one_kernel(call: Call, large: bool, x: Array) -> tuple[Array, Statistics]:  # noqa: FBT001
+    """Return the same of rows, as XLA makes one kernel of it on GPUs: each sum waits for the one before.
+
+    The products in the sum of squares are 0 where most elements are alike, as squares of d - left are not.
+    """
+    axes, eps = call.layout.shared, array_api.TINY if large else call.eps
+    slices, n = Mean(jnp, x, axes), float(x.shape[-1])
+    if call.layout.centred:
+        element = x[..., :1]
+        near = jax.lax.stop_gradient(element + _sum((x - element) / n, axes))
+        d = x - near
+        left = _sum(d / n, axes)
+        var = array_api.told_from_constant(slices, d, _sum(d * (d - left) / n, axes), eps)
+        var = array_api.trusted(jnp, var, eps)
+        return (d - left) * array_api.rstd(jnp, var, call.eps, d.dtype), Statistics(None, near, left, var)
+    square = _sum(x * x / n, axes)
+    s = Statistics(None, None, None, array_api.within_range(slices, x, square, eps))
+    if not large:
+        return x * array_api.rstd(jnp, s.var, call.eps, x.dtype), s
+    y = x * jax.lax.rsqrt(square + call.eps)
+    lost = _sum(jnp.abs(y), axes) == 0.0  # where a square has left its range, whatever is not 0 has become 0
+    return jnp.where(lost & (x != 0.0), math.nan, y), s
 
 
 def _pull(call: Call, s: Statistics, dy: Array) -> tuple[Array, Array | None, Array | None]:
@@ -164,11 +197,13 @@ def centre(x: Array, axes: Shape, eps: Any) -> tuple[Array, Statistics]:
     """
     element = x[tuple(slice(0, 1) if i in axes else slice(None) for i in range(x.ndim))]
     rows = axes == (x.ndim - 1,)
-    near = barrier(jax.lax.stop_gradient(element + (mean if rows else sampled_mean)(x - element, axes)))
+    some = x if rows else sample(x, axes)
+    # The sum comes last: what comes after it may be copied into each consumer, and rounded there in different ways.
+    share = 1.0 / math.prod([some.shape[i] for i in axes])
+    near = barrier(jax.lax.stop_gradient(element + _sum((some - element) * share, axes)))
     d = x - near
     left = barrier(mean(d, axes)) if rows else mean(d, axes)
-    square = mean_square(d, axes)
-    s = array_api.about(Mean(jnp, x, axes), d, near, left, square, eps)
+    s = array_api.about(Mean(jnp, x, axes), d, near, left, mean_square(d, axes), eps)
     left, var = barrier((s.rest, s.var))
     return (x - near) - left, Statistics(None, near, left, var)
 
@@ -177,15 +212,14 @@ SAMPLE = 256  # elements of a slice, whose mean is near that of all
 SHORT = 512  # elements of a slice whose squares are summed twice
 
 
-def sampled_mean(a: Array, axes: Shape) -> Array:
-    """Return the mean of about SAMPLE elements of every slice, evenly spaced along the outermost axes."""
+def sample(a: Array, axes: Shape) -> Array:
+    """Return about SAMPLE elements of every slice, evenly spaced along the outermost axes."""
     many = math.prod([a.shape[i] for i in axes]) // SAMPLE
     for axis in axes:
         step = min(a.shape[axis], max(1, many))
         a = jax.lax.slice_in_dim(a, (step - 1) // 2, None, step, axis)
         many //= step
-    # The sum comes last: what comes after it may be copied into each consumer, and rounded there in different ways.
-    return _sum(a / float(math.prod([a.shape[i] for i in axes])), axes)
+    return a
 
 
 def mean(a: Array, axes: Shape) -> Array:
