@@ -121,9 +121,20 @@ def calling(case: Case, norm: Callable[..., Array], given: Given, **options: Any
     """Return the call of a norm, or of it and its gradient by the library's differentiation."""
     if case.library == "jax":
         return jax_call(case, partial(norm, **options), given)
+    norm = partial(norm, **options)
+    if case.mode == "compiled":
+        norm = compiled(norm)
     if case.work == "both":
-        return torch_both(import_module("torch"), partial(norm, **options), given)
-    return partial(norm, given.x, **given.parameters, **options)
+        return torch_both(import_module("torch"), norm, given)
+    return partial(norm, given.x, **given.parameters)
+
+
+def compiled(norm: Callable[..., Array]) -> Callable[..., Array]:
+    """Return a norm compiled by torch, as often as there are cases of one code."""
+    torch, dynamo = import_module("torch"), import_module("torch._dynamo")
+    dynamo.config.recompile_limit = 1000
+    made: Callable[..., Array] = torch.compile(lambda *arguments, **named: norm(*arguments, **named), fullgraph=True)
+    return made
 
 
 def jax_call(case: Case, norm: Norm, given: Given) -> Call:

@@ -21,7 +21,7 @@ class Case(NamedTuple):
     dtype: str = "float32"
     layout: str = "first"  # where the channels are; of torch, what the memory format is: its shape has them on axis 1
     work: str = "forward"  # or "both": forward, and the gradients of x, weight and bias
-    mode: str = "all"  # threads; or "one" thread; of JAX, "eager" or "jit"
+    mode: str = "all"  # threads; or "one" thread; of torch also "compiled", with all; of JAX, "eager" or "jit"
     given: str = "nothing"  # but x; or weight and bias: "affine", with "stats", to "train"; or "mask", "full mask"
 
     @property
@@ -85,6 +85,8 @@ def of_arrays(library: str) -> Iterator[Case]:
         yield from (case._replace(work=work, dtype=HALF[library]) for case in half)
     yield from of_sizes(library)
     yield from of_given(library)
+    if library == "torch":
+        yield from compiled()
 
 
 def of_given(library: str) -> Iterator[Case]:
@@ -99,6 +101,13 @@ def of_given(library: str) -> Iterator[Case]:
     for given in ("mask", "full mask"):
         yield Case(library, "layer", TOKENS, given=given)
         yield Case(library, "batch", IMAGES, given=given)
+
+
+def compiled() -> Iterator[Case]:
+    """Yield the cases of torch.compile."""
+    for work in ("forward", "both"):
+        yield Case("torch", "layer", TOKENS, work=work, mode="compiled")
+        yield from (Case("torch", norm, IMAGES, work=work, mode="compiled") for norm in ("group", "instance", "batch"))
 
 
 def of_sizes(library: str) -> list[Case]:

@@ -96,8 +96,9 @@ def figures_table(rows: Sequence[Reached]) -> Table:
 LEGEND = [
     "native: torch.nn.functional, for NumPy too; of JAX flax.linen. unmasked: anynorm's call without its mask.",
     "work: forward, or both it and the gradients of x, weight and bias. The copy is of x, also where work is both.",
-    "mode: with all threads, or one; of JAX eager calls, or under jit. given: nothing but x; weight and bias (affine),",
-    "those with a mean and variance to use (stats) or to update (train), a mask that broadcasts, or one of x's shape.",
+    "mode: with all threads, or one; compiled by torch.compile, with all; of JAX eager calls, or under jit.",
+    "given: nothing but x; weight and bias (affine), also with a mean and variance to use (stats) or update (train); a",
+    "mask that broadcasts, or one of x's shape.",
     "noise: by how much two medians of the same copy differ. -: not to be had, or not to be known.",
 ]
 
