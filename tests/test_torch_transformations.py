@@ -320,6 +320,28 @@ def test_what_is_exported_takes_other_sizes(how, rng):
             assert_near(part, exact.numpy())
 
 
+@each_norm
+@pytest.mark.library("onnxscript")
+@pytest.mark.library("onnxruntime")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")  # torch's own
+def test_a_norm_becomes_onnx_of_any_batch_size(norm, tmp_path):
+    import onnxruntime
+    import torch
+
+    class Module(torch.nn.Module):
+        def forward(self, x):
+            return norm.call(x)
+
+    sizes = {"x": {0: torch.export.Dim("batch")}}
+    program = torch.onnx.export(Module(), (torch.randn(6, 4, 9, 8),), dynamo=True, dynamic_shapes=sizes, verbose=False)
+    program.save(tmp_path / "norm.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "norm.onnx")
+    for size in (6, 11):
+        for kind in ("offset 0", "offset 10000"):
+            x = data(kind, (size, 4, 9, 8))
+            assert_near(session.run(None, {session.get_inputs()[0].name: x})[0], norm.oracle(x))
+
+
 def torch_normal(rng, shape):
     (x,) = tensors(rng.normal(3, 1, shape).astype(F32))
     return x
