@@ -207,6 +207,19 @@ def test_two_torch_processes_are_the_whole_forward_and_backward(tmp_path, rng):
         assert part["calls"] == 2
 
 
+@pytest.mark.library("torch")
+def test_a_dtensor_is_the_whole_however_it_is_sharded(tmp_path):
+    script = Path(__file__).with_name("torch_dtensor.py")
+    ranks = [
+        subprocess.Popen([sys.executable, script, str(rank), str(tmp_path)], stderr=subprocess.PIPE, text=True)
+        for rank in range(2)
+    ]
+    for rank, process in enumerate(ranks):
+        _, errors = process.communicate(timeout=240)
+        assert process.returncode == 0, errors
+        assert (tmp_path / f"done{rank}").exists()
+
+
 @pytest.mark.eager
 def test_stats_leave_nothing_to_sync(xp):
     x = xp.array(np.zeros((2, 3), dtype=np.float32))

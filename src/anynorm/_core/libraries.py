@@ -232,6 +232,16 @@ def sharded_as(xp: Namespace, a: Array, like: Array) -> Array:
     return jax.sharding.reshard(a, jax.sharding.NamedSharding(sharding.mesh, spec))
 
 
+def complete(xp: Namespace, total: Array) -> Array:
+    """Return a sum that is one on every process: torch's DTensor leaves it to be added, and rounds its parts apart."""
+    placements = getattr(total, "placements", ()) if library_name(xp) == "torch" else ()
+    if not any(placement.is_partial() for placement in placements):
+        return total
+    from torch.distributed.tensor import Replicate
+
+    return total.redistribute(placements=[Replicate() if p.is_partial() else p for p in placements])
+
+
 def chunked_as(xp: Namespace, y: Array, x: Array) -> Array:
     """Return y in x's chunks: splitting channels into groups may have moved their boundaries."""
     return y.rechunk(x.chunks) if record(xp).is_lazy and y.chunks != x.chunks else y

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from .libraries import as_number, default_dtype, double, is_compiling, record
+from .libraries import as_number, complete, default_dtype, double, is_compiling, library_name, record
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,7 +67,11 @@ class Mean:
 
     def any(self, condition: Array) -> Array:
         """Return in which slices the condition holds of some element, of this replica alone."""
-        return self.xp.any(condition, axis=self.axes, keepdims=True) if self.axes else condition
+        if library_name(self.xp) != "torch":
+            return self.xp.any(condition, axis=self.axes, keepdims=True) if self.axes else condition
+        for axis in self.axes:  # over several it makes them one, which no DTensor takes
+            condition = complete(self.xp, self.xp.any(condition, axis=axis, keepdims=True))
+        return condition
 
     def __call__(self, *arrays: Array) -> list[Array]:
         """Return the mean over each slice of each array, masked ones selected, its axes kept at size 1."""
@@ -130,8 +134,10 @@ def counts(xp: Namespace, count: Any, like: Array) -> Array:
 
 def sum_over(xp: Namespace, a: Array, axes: Shape, wide: Any) -> Array:
     """Sum over axes, which stay at size 1: in the dtype wide, or where that is None as exactly as a's own allows."""
-    if not axes:
-        return a
+    return complete(xp, _sum_over(xp, a, axes, wide)) if axes else a
+
+
+def _sum_over(xp: Namespace, a: Array, axes: Shape, wide: Any) -> Array:
     if wide is not None:
         return xp.sum(a, axis=axes, keepdims=True, dtype=wide)
     if record(xp).sums_short and double(xp, a) is not None:

@@ -11,7 +11,7 @@ import operator
 from typing import TYPE_CHECKING, Any
 
 from .call import Statistics
-from .libraries import double, is_compiling, quiet, reuse, smallest_square
+from .libraries import complete, double, is_compiling, quiet, reuse, smallest_square
 from .mean import sum_over, sums_in, unstack
 
 if TYPE_CHECKING:
@@ -52,10 +52,11 @@ def centre_about(x: Array, mean: Mean, eps: Any) -> tuple[Array, Statistics]:
     xp, axes, share = mean.xp, mean.axes, 1.0 / mean.divisor
     element = x[tuple([slice(0, 1) if i in axes else slice(None) for i in range(x.ndim)])]
     # The sum comes last: a product before it might be rounded in one consumer, and not in another.
-    near = (element + xp.sum((x - element) * share, axis=axes, keepdims=True)).detach()
+    near = (element + complete(xp, xp.sum((x - element) * share, axis=axes, keepdims=True))).detach()
     d = x - near
+    left = complete(xp, xp.sum(d, axis=axes, keepdims=True)) * share
     square = xp.astype(sum_over(xp, d * d, axes, mean.wide) * share, d.dtype, copy=False)
-    s = about(mean, d, near, xp.sum(d, axis=axes, keepdims=True) * share, square, eps)
+    s = about(mean, d, near, left, square, eps)
     return d - s.rest, s
 
 
