@@ -38,7 +38,7 @@ LIBRARIES = [  # an array library, and what else its tests need
     nox.param("array_api_strict", (), id="strict"),
     nox.param("torch", ("numba", "onnxscript", "onnxruntime"), id="torch"),
     nox.param("jax", ("flax",), id="jax"),
-    nox.param("dask", ("distributed",), id="dask"),
+    nox.param("dask", ("distributed", "numba"), id="dask"),
 ]
 
 

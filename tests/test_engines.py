@@ -482,6 +482,7 @@ def test_processes_of_a_pool_run_on_one_core_each(method, tmp_path):
 
 
 @numba
+@pytest.mark.library("dask")
 @pytest.mark.library("distributed")
 def test_workers_of_a_cluster_run_on_one_core_each():
     from distributed import Client, LocalCluster

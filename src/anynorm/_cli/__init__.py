@@ -43,6 +43,8 @@ what is promised:
   With --gradients all this holds of the gradient of x, by the pullbacks of
   anynorm.vjp, in units of the largest gradient. The native gradient is torch's
   or JAX's own; elsewhere the textbook's closed form.
+  With --compiled the calls of torch and JAX are compiled, ours and the native
+  ones alike, which takes some seconds; other libraries run as they do.
   Integers become each library's default float. JAX computes float64 only with
   JAX_ENABLE_X64=1 in the environment.
 
@@ -57,6 +59,7 @@ exit status:
   anynorm    the version
   kept       whether every promise is kept
   gradients  whether the rows are of gradients
+  compiled   whether they are of compiled calls
   data       file (null: generated), dtype, shape, channel_axis
   libraries  of each: name, version, problem (null: usable), native (what it is
              compared with)
@@ -65,13 +68,14 @@ exit status:
   rows       of each library, norm and array: library, norm, offset (null:
              --input), dtype (the result's), error, bound (promised for the
              error), native_error, difference, kept, engine (that ran: "numba",
-             "jax", "array-api"), note (what was raised, or null). Numbers that
-             are not finite, or not to be had, are null.
+             "jax", "array-api"; null: code of torch's compiler), note (what was
+             raised, or null). Numbers that are not finite, or not to be had,
+             are null.
 
 examples:
   python -m anynorm check
   python -m anynorm check --input photographs.npy --channel-axis -1
-  python -m anynorm check --gradients
+  python -m anynorm check --gradients --compiled
   python -m anynorm check --json | python -m json.tool"""
 
 
@@ -101,6 +105,7 @@ def add_check(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--gradients", action="store_true", help="measure the gradients of the norms in their place")
+    parser.add_argument("--compiled", action="store_true", help="measure calls by torch.compile and under jax.jit")
     parser.add_argument("--json", action="store_true", help="print one JSON object, described below, and nothing else")
     parser.add_argument("--input", metavar="FILE.npy", help="run on this array of real numbers, of rank 2 or more")
     parser.add_argument("--channel-axis", type=int, metavar="AXIS", help="where --input has its channels (default: 1)")
@@ -122,8 +127,9 @@ def run_check(arguments: argparse.Namespace, refuse: Callable[[str], NoReturn]) 
     jobs = [(found, norm, *array) for found in usable for norm in reference.NORMS for array in arrays]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "anynorm runs array-API code", RuntimeWarning)  # the report has a line for it
-        rows = [measure(numpy.xp, *job) for job in watched(jobs, lambda job: f"{job[0].name}: {job[1]} norm")]
-    report = Report(data, arguments.gradients, libraries, rows, problems())
+        progress = watched(jobs, lambda job: f"{job[0].name}: {job[1]} norm")
+        rows = [measure(numpy.xp, *job, compiled=arguments.compiled) for job in progress]
+    report = Report(data, arguments.gradients, arguments.compiled, libraries, rows, problems())
     if arguments.json:
         print(as_json(report))
     else:

@@ -74,13 +74,18 @@ class Row(NamedTuple):
     note: str | None = None
 
 
-def measure(np: Namespace, found: Found, norm: str, offset: float | None, x: Array, dy: Array = None) -> Row:
+def measure(
+    np: Namespace, found: Found, norm: str, offset: float | None, x: Array, dy: Array = None, *, compiled: bool = False
+) -> Row:
     """Run a norm, and its rival, and hold both against the oracle; with dy their gradients, in units of the largest."""
     row = Row(found.name, norm, offset)
     given = [give(found, a) for a in (x, dy) if a is not None]
+    mine, native = partial(ours, norm), partial(reference.theirs, found, norm)
+    if compiled:
+        mine, native = (partial(quietly, reference.compiled(found, call)) for call in (mine, native))
     try:
         with watch() as ran:
-            y = take(found, np, ours(norm, *given))
+            y = take(found, np, mine(*given))
     except Exception as problem:  # whatever it raises, a promise is missed
         return row._replace(note=f"failed: {say(problem)}")
     # A library may have narrowed x, and turned integers into its default float: what it has made of x is what counts.
@@ -92,9 +97,9 @@ def measure(np: Namespace, found: Found, norm: str, offset: float | None, x: Arr
     errors = abs(split(norm, y) - exact) / unit
     error, largest = float(errors.max()), abs(exact / unit).max().astype(y.dtype)
     row = row._replace(dtype=y.dtype.name, error=error, bound=float(np.max(bound)), kept=bool(np.all(errors <= bound)))
-    row = row._replace(engine=" and ".join(sorted(ran)))
+    row = row._replace(engine=" and ".join(sorted(ran)) or None)  # torch's compiler makes its own code
     try:
-        rival = take(found, np, quietly(partial(reference.theirs, found, norm), *(give(found, a) for a in held)))
+        rival = take(found, np, quietly(native, *(give(found, a) for a in held)))
     except Exception as problem:  # the native norms refuse shapes and dtypes that ours take
         return row._replace(note=f"the native norm refuses: {say(problem)}")
     apart = (abs(split(norm, rival) - other).max() / unit for other in (exact, split(norm, y)))

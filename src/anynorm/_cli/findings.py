@@ -24,6 +24,7 @@ class Report(NamedTuple):
 
     data: Data
     gradients: bool
+    compiled: bool
     libraries: list[Found]
     rows: list[Row]
     engines: Mapping[str, str]  # that cannot be used, each with what is wrong with it
@@ -44,6 +45,7 @@ def as_json(report: Report) -> str:
         "anynorm": anynorm.__version__,
         "kept": not report.missed,
         "gradients": report.gradients,
+        "compiled": report.compiled,
         "data": {key: getattr(data, key) for key in ("file", "dtype", "shape", "channel_axis")},
         "libraries": [
             {key: getattr(found, key) for key in ("name", "version", "problem", "native")} for found in report.libraries
@@ -64,7 +66,7 @@ def heading(report: Report) -> list[str]:
     """Return what the norms were run on, a line for every library, and which engines ran or could not."""
     data = report.data
     what = f"{data.file}: {data.dtype}" if data.file else f"{data.dtype} of unit spread,"
-    run = ", gradients" if report.gradients else ""
+    run = ", gradients" * report.gradients + ", compiled" * report.compiled
     title = f"anynorm {anynorm.__version__}{run} on {what} {data.shape}, channels on axis {data.channel_axis}"
     width = max(len(found.version or "") for found in report.libraries)
     libraries = [f"{found.name:<7}{state(found, width)}" for found in report.libraries]

@@ -262,6 +262,19 @@ def of_any_shape(make: Callable[[str, Sequence[int]], Norm]) -> dict[str, Norm]:
     return {norm: lambda x, norm=norm: make(norm, x.shape)(x) for norm in NORMS}  # type: ignore[misc]
 
 
+def compiled(found: Found, function: Callable[..., Array]) -> Callable[..., Array]:
+    """Return a function compiled as the users of a library do, and as it is where they have no compiler."""
+    if found.name == "torch":
+        compiler = import_module("torch").compiler
+        compiler.reset()  # it gives up on code that it has compiled eight times
+        made: Callable[..., Array] = compiler.compile(function)
+    elif found.name == "jax":
+        made = import_module("jax").jit(function)
+    else:
+        return function
+    return made
+
+
 def theirs(found: Found, norm: str, x: Array, dy: Array = None) -> Array:
     """Return the native norm of x, or the gradient of x by the library's own differentiation, or by the textbook."""
     native = found.rivals[norm]

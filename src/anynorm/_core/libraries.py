@@ -134,7 +134,7 @@ def is_compiling() -> bool:
     Then no dictionary is looked into that may grow: whenever it does, torch would trace anew.
     """
     compiler = getattr(sys.modules["torch"], "compiler", None) if "torch" in sys.modules else None
-    return compiler is not None and bool(compiler.is_compiling())
+    return compiler is not None and compiler.is_compiling() is True  # which no stub is
 
 
 # ---------------------------------------------------------------------------------- dtypes and devices
