@@ -123,6 +123,22 @@ def test_the_values_that_no_kind_holds_are_those_of_each_call():
 
 
 @numba
+@pytest.mark.usefixtures("none_known")
+def test_what_no_engine_does_is_checked_once_too():
+    x = data("offset 3", SHAPE)
+    anynorm.layer_norm(x)  # which loads the engine that knows kinds
+    plans._known.clear()
+    first = anynorm.minmax_scale(x, axis=1)
+    (known,) = plans._known.values()
+    assert known.plan is None
+    assert np.array_equal(anynorm.minmax_scale(x, axis=1), first)
+    assert_near(anynorm.zscore(x, axis=1), (x - x.mean(axis=1, keepdims=True)) / x.std(axis=1, keepdims=True), 1e-5)
+    assert next(iter(plans._known.values())).plan is not None  # of the same kind
+    assert np.array_equal(anynorm.minmax_scale(x, axis=1), first)
+    assert anynorm.minmax_scale(x[:, :0], axis=1).shape == (4, 0, 5, 7)
+
+
+@numba
 def test_a_mask_is_known_by_its_strides_and_its_rank(rng):
     x, wide = data("offset 3", (6, 8)), rng.random((12, 16)) < 0.7
     masks = [wide[:6, :8], wide[::2, ::2], wide.T[:6, :8], wide[0, 8:], wide[0, ::2], wide[:6, :1]]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ._core.arguments import LARGEST, axes_of, cast, number, rank
 from ._core.call import prepare
 from ._core.libraries import quiet
+from ._core.plans import remember
 from ._core.standardize import trusted
 from ._engines import normalize, statistics
 from ._moments import over
@@ -128,6 +129,8 @@ def minmax_scale(
     xp, a, mask, axes = call.xp, call.inner(x), call.mask, call.layout.shared
     if 0 in a.shape:
         return call.finish(a)
+    if call.plan is None:
+        remember(call)
     least = xp.min(a if mask is None else xp.where(mask, a, math.inf), axis=axes, keepdims=True)
     most = xp.max(a if mask is None else xp.where(mask, a, -math.inf), axis=axes, keepdims=True)
     flat = most <= least

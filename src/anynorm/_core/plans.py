@@ -74,10 +74,16 @@ def find(kind: Any) -> Known | None:
 
 def keep(call: Call, plan: Any) -> Any:
     """Remember an engine's plan for the calls of a kind, and return it."""
-    if plan is not None and call.kind is not None:
+    if plan is not None:
+        remember(call, plan)
+    return plan
+
+
+def remember(call: Call, plan: Any = None) -> None:
+    """Remember that the calls of a kind are checked, and how an engine does them."""
+    if call.kind is not None:
         along = None if call.given is None or call.given.mean is None else tuple(call.given.mean.shape)
         _remember(call.kind, Known(call.layout, call.xp, call.dtype, call.computing, along, plan))
-    return plan
 
 
 def _remember(kind: Any, known: Known | None) -> None:
