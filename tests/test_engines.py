@@ -468,7 +468,7 @@ if __name__ == "__main__":
 
 
 @numba
-@pytest.mark.parametrize("method", ["spawn", *(["fork"] if hasattr(os, "fork") else [])])
+@pytest.mark.parametrize("method", ["spawn", pytest.param("fork", marks=pytest.mark.slow)])  # forks have tests below
 def test_processes_of_a_pool_run_on_one_core_each(method, tmp_path):
     script = tmp_path / "pool.py"
     script.write_text(POOL)

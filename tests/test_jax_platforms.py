@@ -43,8 +43,11 @@ def sum_as_a_tree(a, axes):
 
 
 @each_norm
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("eps", [1e-5, 0])
+@pytest.mark.parametrize(
+    ("shape", "eps"),
+    [(shape, eps) for eps in (1e-5, 0) for shape in SHAPES[: 2 if eps == 0 else None]],
+    ids=str,
+)
 def test_every_kind_of_data(norm, shape, eps, rng):
     import jax
 

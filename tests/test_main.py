@@ -99,7 +99,9 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 @pytest.mark.parametrize("library", LIBRARIES)
 @pytest.mark.parametrize(
-    "options", [(), ("--gradients",), ("--compiled",), ("--gradients", "--compiled")], ids=" ".join
+    "options",
+    [(), ("--gradients",), pytest.param(("--compiled",), marks=pytest.mark.slow), ("--gradients", "--compiled")],
+    ids=" ".join,
 )
 def test_every_promise_is_kept(
     library: str,

@@ -91,7 +91,7 @@ def masked(norm, x, mask):
 
 @numba
 @each_norm
-@pytest.mark.parametrize("dtype", ["float64", "float16"])
+@pytest.mark.parametrize("dtype", ["float16", pytest.param("float64", marks=pytest.mark.slow)])  # whose kernels differ
 @pytest.mark.parametrize("order", LAYOUTS.values(), ids=LAYOUTS)
 def test_kernels_see_it_in_every_dtype(norm, dtype, order, rng):
     x, mask = data("offset 100", (6, 24, 20, 20), dtype), mask_of(rng, (6, 24, 20, 20), (0, 2, 3))

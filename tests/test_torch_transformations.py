@@ -320,7 +320,11 @@ def test_what_is_exported_takes_other_sizes(how, rng):
             assert_near(part, exact.numpy())
 
 
-@each_norm
+@pytest.mark.parametrize(
+    "norm",
+    [n if n.name.startswith(("batch", "group")) else pytest.param(n, marks=pytest.mark.slow) for n in NORMS],
+    ids=str,
+)
 @pytest.mark.library("onnxscript")
 @pytest.mark.library("onnxruntime")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")  # torch's own
