@@ -76,7 +76,7 @@ def test_halves_are_rounded_once(norm, dtype):
 
 
 @each_norm
-@pytest.mark.parametrize("size", [2, 3, 100, 1000, 5000])
+@pytest.mark.parametrize("size", [2, 1000, 5000])
 def test_one_step_of_one_element_is_no_constant_slice(norm, size):
     x = np.full((1, 1, size), 1e6 / 3, F32)
     assert norm.rms or not np.asarray(norm.call(_array(x), eps=0)).any()
