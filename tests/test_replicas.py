@@ -184,18 +184,23 @@ def test_replicas_in_jax_are_the_whole_forward_and_backward(devices, way, jit, r
 # ------------------------------------------------------------------------------------------------ torch
 
 
+def run_two(name, folder):
+    """Run a script as two processes, which meet in a folder."""
+    script = Path(__file__).with_name(name)
+    ranks = [
+        subprocess.Popen([sys.executable, script, str(rank), str(folder)], stderr=subprocess.PIPE, text=True)
+        for rank in range(2)
+    ]
+    for process in ranks:
+        _, errors = process.communicate(timeout=240)
+        assert process.returncode == 0, errors
+
+
 @pytest.mark.library("torch")
 def test_two_torch_processes_are_the_whole_forward_and_backward(tmp_path, rng):
     x, g = data("offset 1e+04", (7, 3, 5)), rng.standard_normal((7, 3, 5)).astype(np.float32)
     np.savez(tmp_path / "in.npz", x=x, g=g)
-    script = Path(__file__).with_name("torch_replica.py")
-    ranks = [
-        subprocess.Popen([sys.executable, script, str(rank), str(tmp_path)], stderr=subprocess.PIPE, text=True)
-        for rank in range(2)
-    ]
-    for process in ranks:
-        _, errors = process.communicate(timeout=120)
-        assert process.returncode == 0, errors
+    run_two("torch_replica.py", tmp_path)
     parts = [np.load(tmp_path / f"out{rank}.npz") for rank in range(2)]
     exact, slope = standardized(x, (0, 2), 1e-5), gradient(x, g, (0, 2))
     assert_within(np.concatenate([part["y"] for part in parts]), exact, tolerance(x, exact, "float32"))
@@ -209,15 +214,8 @@ def test_two_torch_processes_are_the_whole_forward_and_backward(tmp_path, rng):
 
 @pytest.mark.library("torch")
 def test_a_dtensor_is_the_whole_however_it_is_sharded(tmp_path):
-    script = Path(__file__).with_name("torch_dtensor.py")
-    ranks = [
-        subprocess.Popen([sys.executable, script, str(rank), str(tmp_path)], stderr=subprocess.PIPE, text=True)
-        for rank in range(2)
-    ]
-    for rank, process in enumerate(ranks):
-        _, errors = process.communicate(timeout=240)
-        assert process.returncode == 0, errors
-        assert (tmp_path / f"done{rank}").exists()
+    run_two("torch_dtensor.py", tmp_path)
+    assert all((tmp_path / f"done{rank}").exists() for rank in range(2))
 
 
 @pytest.mark.eager

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .call import Call
-    from .libraries import Array, Namespace
+    from .libraries import Array, Namespace, Shape
     from .mean import Mean
 
 
@@ -50,7 +50,7 @@ def centre_about(x: Array, mean: Mean, eps: Any) -> tuple[Array, Statistics]:
     are 0. The result does not depend on that number, so it has no part in a gradient.
     """
     xp, axes, share = mean.xp, mean.axes, 1.0 / mean.divisor
-    element = x[tuple([slice(0, 1) if i in axes else slice(None) for i in range(x.ndim)])]
+    element = first_of(x, axes)
     # The sum comes last: a product before it might be rounded in one consumer, and not in another.
     near = (element + complete(xp, xp.sum((x - element) * share, axis=axes, keepdims=True))).detach()
     d = x - near
@@ -58,6 +58,11 @@ def centre_about(x: Array, mean: Mean, eps: Any) -> tuple[Array, Statistics]:
     square = xp.astype(sum_over(xp, d * d, axes, mean.wide) * share, d.dtype, copy=False)
     s = about(mean, d, near, left, square, eps)
     return d - s.rest, s
+
+
+def first_of(x: Array, axes: Shape) -> Array:
+    """Return the first element of each slice, which has one."""
+    return x[tuple([slice(0, 1) if i in axes else slice(None) for i in range(x.ndim)])]
 
 
 def about(mean: Mean, d: Array, near: Array, left: Array, square: Array, eps: Any) -> Statistics:

@@ -83,8 +83,10 @@ def _normalize(call: Call, large: bool) -> tuple[Array, Statistics]:  # noqa: FB
         y, s = array_api.normalize(call)
         return y, _uncounted(s)
     readings, kernel = partial(_by_readings, call, large), partial(_as_one_kernel, call, large)
-    rows = call.layout.shared == (x.ndim - 1,)
-    y, s = jax.lax.platform_dependent(x, cpu=readings, default=kernel) if rows else readings(x)
+    if are_rows(x, call.layout.shared):
+        y, s = jax.lax.platform_dependent(x, cpu=readings, default=kernel)
+    else:
+        y, s = readings(x)
     return call.finish(y), s
 
 
@@ -109,7 +111,7 @@ def _as_one_kernel(call: Call, large: bool, x: Array) -> tuple[Array, Statistics
     axes, eps = call.layout.shared, array_api.TINY if large else call.eps
     slices, n = Mean(jnp, x, axes), float(x.shape[-1])
     if call.layout.centred:
-        element = x[..., :1]
+        element = array_api.first_of(x, axes)
         near = jax.lax.stop_gradient(element + _sum((x - element) / n, axes))
         d = x - near
         left = _sum(d / n, axes)
@@ -145,6 +147,11 @@ def sums_here(call: Call, x: Array) -> bool:
     sizes_known = all(isinstance(size, int) for size in x.shape)
     whole = call.mask is None and call.sync is None and not in_parts(x, call.layout.shared)
     return whole and sizes_known and 0 not in x.shape
+
+
+def are_rows(x: Array, axes: Shape) -> bool:
+    """Whether slices are rows along the last axis."""
+    return axes == (x.ndim - 1,)
 
 
 def in_parts(x: Array, axes: Shape) -> bool:
@@ -195,8 +202,8 @@ def centre(x: Array, axes: Shape, eps: Any) -> tuple[Array, Statistics]:
     The sums are of deviations from a number near the elements; where all are equal it is one of them, and they are 0.
     The result does not depend on that number, so it has no part in a gradient.
     """
-    element = x[tuple(slice(0, 1) if i in axes else slice(None) for i in range(x.ndim))]
-    rows = axes == (x.ndim - 1,)
+    element = array_api.first_of(x, axes)
+    rows = are_rows(x, axes)
     some = x if rows else sample(x, axes)
     # The sum comes last: what comes after it may be copied into each consumer, and rounded there in different ways.
     share = 1.0 / math.prod([some.shape[i] for i in axes])

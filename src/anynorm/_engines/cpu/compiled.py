@@ -138,15 +138,17 @@ def _piece(
     )  # fmt: skip
 
 
+_do = njit(nogil=True)(_piece)
+
+
 def _together(
     kernel, head, x, dy, out, weight, bias, mean, rest, var, count, mask, one, two, three, geometry, eps, pieces
 ):  # fmt: skip
     """Do all pieces of a kernel's work, side by side."""
     for p in prange(pieces):
-        _call(
-            kernel, _memory(x, head), _memory(dy, head), _memory(out, head), _memory(weight, head), _memory(bias, head),
-            _memory(mean, head), _memory(rest, head), _memory(var, head), _memory(count, head), _memory(mask, head),
-            _memory(one, head), _memory(two, head), _memory(three, head), geometry, eps, pieces, p,
+        _do(
+            kernel, head, x, dy, out, weight, bias, mean, rest, var, count, mask, one, two, three, geometry, eps,
+            pieces, p,
         )  # fmt: skip
 
 

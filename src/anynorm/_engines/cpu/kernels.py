@@ -44,7 +44,7 @@ from .geometry import (
     WEIGHT,
     WEIGHTS,
     WIDTH,
-)  # fmt: skip
+)
 from .half import load, room, store
 from .masks import alike_of, first, hidden, mask_of, of_block, of_columns, of_row, seen, shown
 
@@ -263,6 +263,14 @@ def rows(x, dy, out, weight, bias, mean, rest, var, count, mask, one, two, three
 
 
 @inner
+def _divisor(mask, count, geometry, a, c):
+    """Return what sums over a slice are divided by: how many elements it shows, or 1 where that is 0."""
+    if mask is not None and geometry[SOURCE] != GIVEN:
+        return max(count[a, 0, c, 0], 1.0)
+    return float(geometry[SHAPE + 1] * geometry[SHAPE + 3])
+
+
+@inner
 def _row_products(dy, x, mask, mean, rest, weight):
     s, q = 0.0, 0.0
     if weight.size == 1:
@@ -324,7 +332,7 @@ def rows_pullback(x, dy, out, weight, bias, mean, rest, var, count, mask, one, t
     """Pull the gradient of slices back, and sum that of weight and bias: along D for each piece, or for each row."""
     geometry = carray(geometry, PLACES)
     x, dy, dx = _four(x, geometry, SHAPE), _four(dy, geometry, SHAPE), _four(out, geometry, SHAPE)
-    weight, mask = _four(weight, geometry, WEIGHT), mask_of(mask, geometry)
+    weight, mask, count = _four(weight, geometry, WEIGHT), mask_of(mask, geometry), _table(count, geometry)
     mean, rest, var = _tables(mean, rest, var, geometry)
     source, wanted = geometry[SOURCE], geometry[WANTED]
     along = geometry[WEIGHT + 3] > 1 or geometry[BIAS + 3] > 1
@@ -337,7 +345,7 @@ def rows_pullback(x, dy, out, weight, bias, mean, rest, var, count, mask, one, t
     for u in range(low, high):
         a, c = u // x.shape[2], u % x.shape[2]
         m, r, rstd = _of(mean, a, c), _of(rest, a, c), _rstd(_of(var, a, c), eps, dtype)
-        n = max(shown(mask, x.shape, a, c), 1.0)
+        n = _divisor(mask, count, geometry, a, c)
         shift, scale = 0.0, 0.0
         for b in range(x.shape[1]):
             row, dy_row, w_row, mask_row = x[a, b, c], dy[a, b, c], _at(weight, a, b, c), of_row(mask, a, b, c)
@@ -598,9 +606,7 @@ def columns_lost(x, dy, out, weight, bias, mean, rest, var, count, mask, one, tw
     for a in range(dweight.shape[1]):
         for c in range(dweight.shape[2]):
             w, shift, scale = _at(weight, a, 0, c), 0.0, 0.0
-            n = float(geometry[SHAPE + 1] * geometry[SHAPE + 3])
-            if mask is not None and source != GIVEN:
-                n = max(count[a, 0, c, 0], 1.0)
+            n = _divisor(mask, count, geometry, a, c)
             for d in range(depth):
                 for i in range(1, pieces):
                     dweight[0, a, c, d] += dweight[i, a, c, d]

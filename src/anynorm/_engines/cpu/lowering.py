@@ -92,8 +92,8 @@ def lower(
     if layout.groups is not None:
         shape, strides, parameters, masks = _split(layout, shape, strides, parameters, masks)
     order = _memory_order(shape, strides, itemsize)
-    varying, seen = ({i for i in range(len(shape)) if any(p[i] > 1 for p in many)} for many in (parameters, masks))
-    slots = None if order is None else _slots(order, shape, layout.shared, varying, seen)
+    varying, masked = ({i for i in range(len(shape)) if any(p[i] > 1 for p in many)} for many in (parameters, masks))
+    slots = None if order is None else _slots(order, shape, layout.shared, varying, masked)
     if order is None or slots is None:
         return None
     sizes = tuple(shape[i] for i in order)
@@ -151,7 +151,7 @@ def _memory_order(shape: Shape, strides: Shape, itemsize: int) -> Axes | None:
 
 
 def _slots(
-    order: Axes, shape: Shape, shared: Axes, varying: set[int], seen: set[int]
+    order: Axes, shape: Shape, shared: Axes, varying: set[int], masked: set[int]
 ) -> tuple[Axes, Axes, Axes, Axes] | None:
     """Return which of the ordered axes make A, B, C and D."""
     long = [i for i, axis in enumerate(order) if shape[axis] > 1]
@@ -168,7 +168,7 @@ def _slots(
     # Along a row weight and bias are one number each, or vary with every element; and so does a mask where rows can be
     # cut, which is else laid whole.
     row: Axes = ()
-    for _, same in groupby(slots[3], key=lambda i: (order[i] in varying, order[i] in seen and not slots[2])):
+    for _, same in groupby(slots[3], key=lambda i: (order[i] in varying, order[i] in masked and not slots[2])):
         row = tuple(same)
     if row != slots[3]:
         if slots[2]:

@@ -136,8 +136,7 @@ class Plan:
         """Return the mask as four axes of bytes: whole, where columns are walked down and rows are hidden in part."""
         low, mask = self.lowering, call.layout.split(np, self.memory.as_numpy(call.mask))
         laid = low.lay(mask)
-        few = low.narrow or low.shape[0] * low.shape[2] < 2 * THREADS
-        if low.columns is not None and few and (low.shape[2] == 1 or laid.shape[2:] != (1, 1)):
+        if self.down(THREADS) and (low.shape[2] == 1 or laid.shape[2:] != (1, 1)):
             laid = low.lay(np.broadcast_to(mask, call.layout.shape(call.x)), whole=True)
         return laid.view(np.uint8)
 
