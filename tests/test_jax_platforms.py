@@ -105,6 +105,26 @@ def test_squares_that_leave_their_range_are_no_silent_zero(norm, eps):
         assert_within(got, right, 2e-6 * np.abs(right).max())
 
 
+@each_norm
+def test_it_is_transformed_as_it_is_called(norm, rng):
+    import jax
+
+    x, g = rng.standard_normal((2, 3, 2, 5)).astype(F32)
+    exact = norm.gradient(x, g)
+    assert_within(np.asarray(jax.jvp(norm.call, (x,), (g,))[1]), exact, 4e-6)  # a symmetric matrix
+    assert_within(np.asarray(jax.vmap(norm.call)(x)), norm.oracle(x), 2e-6)
+
+    def of_x(a):  # a weight that is made of x
+        return (norm.call(a, weight=a.mean((0, 1)) + 1) ** 3).sum()
+
+    def apart(a, fixed):
+        return (norm.call(a, weight=fixed.mean((0, 1)) + 1) ** 3).sum()
+
+    whole, parts = jax.grad(of_x)(x), jax.grad(apart, (0, 1))(x, x)
+    assert_within(np.asarray(whole), np.asarray(parts[0] + parts[1], np.float64), 1e-4)
+    assert np.isfinite(jax.hessian(of_x)(x)).all()
+
+
 def test_small_numbers_are_drowned_by_eps_and_not_lost():
     x = data("offset 0", (4, 2, 64)) * F32(1e-30)
     for norm in ALONG_ROWS:

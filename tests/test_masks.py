@@ -175,6 +175,25 @@ def test_torch_differentiates_a_masked_norm_by_kernels(rng):
 
 @numba
 @pytest.mark.library("torch")
+def test_parameters_made_of_x_have_their_part_in_the_gradient(rng):
+    import torch
+
+    values, dy = rng.standard_normal((2, 6, 24, 20, 20)).astype(np.float32)
+    mask = torch.from_numpy(rng.random((6, 1, 20, 20)) < 0.7)
+
+    def gradient(dtype):
+        x = torch.from_numpy(values).to(dtype).requires_grad_()
+        weight, bias = x.mean((0, 2, 3)) + 1, x.amax((0, 2, 3))
+        y = anynorm.batch_norm(x, weight=weight, bias=bias, where=mask)
+        return torch.autograd.grad(y, x, torch.from_numpy(dy).to(dtype))[0].numpy()
+
+    with anynorm.engine("array-api"):
+        exact = gradient(torch.float64)
+    assert_within(gradient(torch.float32), exact, 2e-6 * np.abs(exact).max())
+
+
+@numba
+@pytest.mark.library("torch")
 def test_torch_refuses_a_mask_that_was_written_to_since(rng):
     import torch
 
