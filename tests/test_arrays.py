@@ -233,14 +233,20 @@ def test_mixed_devices_of_the_strict_library_are_refused():
 
 @pytest.mark.library("dask")
 def test_unknown_chunk_sizes_work_or_say_what_to_do():
+    import dask
     import dask.array as da
 
     x = da.from_array(np.arange(24.0).reshape(6, 4), chunks=3)
     x = x[x[:, 0] > 3]
-    y = anynorm.layer_norm(x)
-    assert np.array_equal(y.compute(), anynorm.layer_norm(x.compute()))
-    for norm in (anynorm.batch_norm, lambda a: anynorm.group_norm(a, 2)):
-        with pytest.raises(ValueError, match="compute_chunk_sizes"):
+    calls = anynorm.layer_norm, anynorm.batch_norm, anynorm.zscore, lambda a: anynorm.group_norm(a, 2)
+    calls += (lambda a: anynorm.variance(anynorm.moments(a)),)
+    for norm in calls:
+        assert np.allclose(norm(x).compute(), norm(x.compute()), atol=1e-12)
+    _, stats = anynorm.batch_norm_train(x, anynorm.running_stats(4, like=x))
+    exact = anynorm.batch_norm_train(x.compute(), anynorm.running_stats(4, like=x.compute()))[1]
+    assert all(np.allclose(ours, theirs) for ours, theirs in zip(dask.compute(*stats[:3]), exact, strict=False))
+    for norm in calls[1:]:
+        with anynorm.engine("array-api"), pytest.raises(ValueError, match="compute_chunk_sizes"):
             norm(x)
     with pytest.raises(ValueError, match="compute_chunk_sizes"):
         anynorm.group_norm(x.T, 2)  # the channels themselves

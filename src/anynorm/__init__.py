@@ -4,11 +4,19 @@ from . import vjp
 from ._engines import engine
 from ._moments import Moments, merge, moments, variance
 from ._norms import batch_norm, group_norm, instance_norm, layer_norm, rms_norm
-from ._running import RunningStats, batch_norm_train, instance_norm_train, population_stats, running_stats
+from ._running import (
+    PopulationStats,
+    RunningStats,
+    batch_norm_train,
+    instance_norm_train,
+    population_stats,
+    running_stats,
+)
 from ._scaling import minmax_scale, zscore
 
 __all__ = [
     "Moments",
+    "PopulationStats",
     "RunningStats",
     "batch_norm",
     "batch_norm_train",

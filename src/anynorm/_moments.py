@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ._core.arguments import LARGEST, axes_of, cast, check_kin, is_number, namespace, number, rank
 from ._core.call import Layout, Statistics, prepare
-from ._core.libraries import as_array, quiet
+from ._core.libraries import as_array, quiet, rounded_once
 from ._core.standardize import pool
 from ._engines import statistics
 
@@ -18,12 +18,14 @@ if TYPE_CHECKING:
 class Moments(NamedTuple):
     """The statistics of a set of elements: how many, their mean, and the sum of their squared deviations from it.
 
-    Three arrays of one shape and dtype; a pytree in JAX and PyTorch. Those of nothing are three zeros.
+    Four arrays of one shape and dtype; a pytree in JAX and PyTorch. Those of nothing are four zeros. The mean is that
+    nearest to mean + rest, which is exact at every offset; a rest that is 0 need be no array.
     """
 
     count: Array
     mean: Array
     m2: Array
+    rest: Array | float = 0.0
 
 
 def over(caller: str, x: Array, axis: int | Shape | None) -> Layout:
@@ -83,10 +85,18 @@ def moments(
     xp, axes = call.xp, call.layout.shared
     s = statistics(call)
     count = s.counts(xp)
-    mean: Array = s.mean + s.rest  # type: ignore[operator]  # x is centred: there is one
+    mean, rest = nearest(xp, s.mean, s.rest)
     with quiet(xp, over="ignore"):  # squares may leave the dtype of the mean
-        parts = [xp.astype(a, mean.dtype, copy=False) for a in (count, mean, s.var * count)]
+        parts = [xp.astype(a, mean.dtype, copy=False) for a in (count, mean, s.var * count, rest)]
     return Moments(*(as_array(a if keepdims else xp.squeeze(a, axis=axes)) for a in parts))
+
+
+def nearest(xp: Namespace, mean: Array, rest: Array) -> tuple[Array, Array]:
+    """Return a mean in two parts as the number nearest to it, and what is left."""
+    with quiet(xp):
+        rest = rounded_once(xp, rest)
+        first = mean + rest
+        return first, rest - (first - mean)
 
 
 def merge(first: Moments, /, *others: Moments) -> Moments:
@@ -126,13 +136,12 @@ def merge(first: Moments, /, *others: Moments) -> Moments:
     >>> anynorm.merge(anynorm.moments(x[:1]), anynorm.moments(x[1:])) == anynorm.moments(x)
     True
     """
-    xp = _check("merge", first, *others)
-    count, mean, m2 = (xp.stack(part, axis=0) for part in zip(first, *others, strict=True))
+    xp, many = _check("merge", first, *others)
+    count, mean, m2, rest = (xp.stack(part, axis=0) for part in zip(*many, strict=True))
     var = m2 / xp.where(count > 0, count, 1.0)
-    parts = Statistics(count, mean, xp.zeros_like(mean), var)
-    s = pool(xp, parts, lambda terms: xp.sum(terms, axis=1, keepdims=True))
-    whole: tuple[Array, ...] = (s.count, s.mean, s.var * s.count)
-    return Moments(*(as_array(part[0, ...]) for part in whole))
+    s = pool(xp, Statistics(count, mean, rest, var), lambda terms: xp.sum(terms, axis=1, keepdims=True))
+    mean, rest = nearest(xp, s.mean, s.rest)
+    return Moments(*(as_array(part[0, ...]) for part in (s.count, mean, s.var * s.count, rest)))
 
 
 def variance(m: Moments, /, *, correction: float = 0) -> Array:
@@ -171,14 +180,14 @@ def variance(m: Moments, /, *, correction: float = 0) -> Array:
     >>> anynorm.variance(anynorm.moments(np.asarray([1.0, 3.0])), correction=1)
     array(2.)
     """
-    xp = _check("variance", m)
+    xp, (m,) = _check("variance", m)
     correction = cast(xp, number("variance", "correction", correction, 0.0, LARGEST, m.mean), m.mean.dtype)
     freedom = m.count - correction
     return as_array(m.m2 / xp.where(freedom > 0, freedom, math.nan))
 
 
-def _check(caller: str, *many: Moments) -> Namespace:
-    """Return the namespace of moments of one library, shape and floating dtype."""
+def _check(caller: str, *many: Moments) -> tuple[Namespace, list[Moments]]:
+    """Return the namespace of moments of one library, shape and floating dtype, and them, each rest an array."""
     for m in many:
         if not isinstance(m, Moments):
             message = f"{caller} needs Moments: got {type(m).__name__}; make them with moments(x)"
@@ -188,7 +197,9 @@ def _check(caller: str, *many: Moments) -> Namespace:
     if not (is_number(xp, like.dtype) and xp.isdtype(like.dtype, "real floating")):
         message = f"{caller} needs Moments of a floating dtype: got {like.dtype}; make them with moments(x)"
         raise TypeError(message)
-    for part in (part for m in many for part in m):
+    whole = [m._replace(rest=xp.zeros_like(m.mean)) if isinstance(m.rest, (int, float)) else m for m in many]
+    parts: list[Array] = [part for m in whole for part in m]
+    for part in parts:
         check_kin(caller, xp, like, "the parts of Moments", part)
         if part.shape != like.shape or part.dtype != like.dtype:
             message = (
@@ -196,4 +207,4 @@ def _check(caller: str, *many: Moments) -> Namespace:
                 f"{tuple(part.shape)} of {part.dtype}; take them over the same axes, of arrays of one dtype"
             )
             raise ValueError(message)
-    return xp
+    return xp, whole

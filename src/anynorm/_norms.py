@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from ._core.call import Call, Statistics
     from ._core.libraries import Array, Shape
-    from ._running import RunningStats
+    from ._running import PopulationStats, RunningStats
 
 # ---------------------------------------------------------------------------------- which axes
 
@@ -300,7 +300,7 @@ def instance_norm(
     x: Array,
     /,
     *,
-    stats: RunningStats | None = None,
+    stats: RunningStats | PopulationStats | None = None,
     weight: Array | None = None,
     bias: Array | None = None,
     channel_axis: int = 1,
@@ -316,7 +316,7 @@ def instance_norm(
     ----------
     x : array
         Of shape (N, C, \*S), or with the channels elsewhere; axis 0 as in :func:`group_norm`.
-    stats : RunningStats, optional
+    stats : RunningStats or PopulationStats, optional
         The mean and variance to use, of shape (C,), in place of x's own: inference after :func:`instance_norm_train`.
     weight, bias : array, optional
         :math:`w` and :math:`b`, of shape (C,); or of x's rank and broadcastable to x.
@@ -358,7 +358,7 @@ def batch_norm(
     x: Array,
     /,
     *,
-    stats: RunningStats | None = None,
+    stats: RunningStats | PopulationStats | None = None,
     weight: Array | None = None,
     bias: Array | None = None,
     channel_axis: int = 1,
@@ -374,7 +374,7 @@ def batch_norm(
     ----------
     x : array
         Of shape (N, C, \*S), or with the channels elsewhere; (N, C) alone is welcome.
-    stats : RunningStats, optional
+    stats : RunningStats or PopulationStats, optional
         The mean and variance to use, of shape (C,), in place of the batch's own: inference after
         :func:`batch_norm_train`. The result is exact for the statistics given, float64 ones on float32 data included.
     weight, bias : array, optional

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from . import _engines as engines
 from ._core.arguments import LARGEST, cast, check_kin, dtypes, integer, namespace, number, state_of
 from ._core.call import prepare
-from ._core.libraries import as_array, default_dtype, device_of, sharded_as
+from ._core.libraries import as_array, default_dtype, device_of, has_sizes, sharded_as
 from ._core.mean import Mean
 from ._engines import compose, normalize
 from ._moments import variance
@@ -35,6 +35,18 @@ class RunningStats(NamedTuple):
     mean: Array
     var: Array
     steps: Array | int = 0
+
+
+class PopulationStats(NamedTuple):
+    """The state that moments amount to: as :class:`RunningStats`, but that its mean is mean + rest.
+
+    So in float32 too it has the digits that an offset would cost. Whatever takes a state takes either.
+    """
+
+    mean: Array
+    var: Array
+    steps: Array | int
+    rest: Array
 
 
 def running_stats(channels: int, /, *, like: Array) -> RunningStats:
@@ -80,7 +92,7 @@ def running_stats(channels: int, /, *, like: Array) -> RunningStats:
     )
 
 
-def population_stats(m: Moments, /, *, correction: float = 1) -> RunningStats:
+def population_stats(m: Moments, /, *, correction: float = 1) -> PopulationStats:
     """Return the state that merged moments amount to: the statistics of a whole data set, for inference.
 
     Parameters
@@ -92,9 +104,9 @@ def population_stats(m: Moments, /, *, correction: float = 1) -> RunningStats:
 
     Returns
     -------
-    RunningStats
-        Of m's dtype, with steps 1: the data set is one batch. Where the count is not above the correction there is no
-        variance to estimate, and it is 1, as at the start.
+    PopulationStats
+        Of m's dtype, with m's rest and steps 1: the data set is one batch. Where the count is not above the correction
+        there is no variance to estimate, and it is 1, as at the start.
 
     Raises
     ------
@@ -127,39 +139,40 @@ def population_stats(m: Moments, /, *, correction: float = 1) -> RunningStats:
     steps = xp.ones((), dtype=default_dtype(xp, m.mean, "integral"), device=device_of(xp, m.mean))
     correction = number("population_stats", "correction", correction, 0.0, LARGEST, m.mean)
     known = m.count > cast(xp, correction, m.count.dtype)
-    return RunningStats(m.mean, xp.where(known, var, 1.0), steps)
+    rest = xp.zeros_like(m.mean) if isinstance(m.rest, (int, float)) else m.rest
+    return PopulationStats(m.mean, xp.where(known, var, 1.0), steps, rest)
 
 
 class Step(NamedTuple):
     """A checked call to a training form, and what it makes of the state."""
 
     call: Call
-    stats: RunningStats
+    stats: RunningStats | PopulationStats
     momentum: Any
     correction: Any
 
 
-def train(step: Step, *, keep: bool = True) -> Done[tuple[Array, RunningStats]]:
+def train(step: Step, *, keep: bool = True) -> Done[tuple[Array, RunningStats | PopulationStats]]:
     """Normalise, and take the step."""
     del keep  # the state is made of the statistics
     y, s = normalize(step.call, keep=True)
     return Done((y, advance(step, s)), step.call, s)
 
 
-def training(make: Callable[P, Step]) -> Callable[P, tuple[Array, RunningStats]]:
+def training(make: Callable[P, Step]) -> Callable[P, tuple[Array, RunningStats | PopulationStats]]:
     """Make a training form of what makes its step."""
 
     @wraps(make)
-    def result_of(*arguments: P.args, **keywords: P.kwargs) -> tuple[Array, RunningStats]:
+    def result_of(*arguments: P.args, **keywords: P.kwargs) -> tuple[Array, RunningStats | PopulationStats]:
         return train(make(*arguments, **keywords)).result
 
-    return returning(result_of, make, train, "tuple[Array, RunningStats]")
+    return returning(result_of, make, train, "tuple[Array, RunningStats | PopulationStats]")
 
 
 @training
 def batch_norm_train(
     x: Array,
-    stats: RunningStats,
+    stats: RunningStats | PopulationStats,
     /,
     *,
     weight: Array | None = None,
@@ -182,7 +195,7 @@ def batch_norm_train(
     ----------
     x : array
         Of shape (N, C, \*S), or with the channels elsewhere.
-    stats : RunningStats
+    stats : RunningStats or PopulationStats
         The state so far. It is not written to.
     weight, bias : array, optional
         As in :func:`batch_norm`.
@@ -198,9 +211,10 @@ def batch_norm_train(
     -------
     y : array
         What batch_norm returns.
-    stats : RunningStats
-        The new state, of the dtypes of the old. A channel that the batch has no element of keeps its mean and variance;
-        one whose count n is not above c keeps its variance. A NaN or infinity in x goes into its channel's state.
+    stats : RunningStats or PopulationStats
+        The new state, of the type and the dtypes of the old. A channel that the batch has no element of keeps its mean
+        and variance; one whose count n is not above c keeps its variance. A NaN or infinity in x goes into its
+        channel's state.
 
     Raises
     ------
@@ -231,7 +245,7 @@ def batch_norm_train(
 @training
 def instance_norm_train(
     x: Array,
-    stats: RunningStats,
+    stats: RunningStats | PopulationStats,
     /,
     *,
     weight: Array | None = None,
@@ -296,7 +310,7 @@ def step(
     rule: Callable[..., Layout],
     channel_axis: int,
     x: Array,
-    stats: RunningStats,
+    stats: RunningStats | PopulationStats,
     weight: Array | None,
     bias: Array | None,
     momentum: float | None,
@@ -320,10 +334,11 @@ def step(
     return Step(call, stats, momentum, correction)
 
 
-def advance(step: Step, s: Statistics) -> RunningStats:
+def advance(step: Step, s: Statistics) -> RunningStats | PopulationStats:
     """Return the state that has seen a batch of the statistics s."""
     call, stats, momentum, correction = step
-    new = engines.advance(call, s, stats, momentum, correction)
+    in_parts = getattr(stats, "rest", None) is not None
+    new = None if in_parts else engines.advance(call, s, stats, momentum, correction)
     if new is not None:
         return RunningStats(*new, as_array(stats.steps + 1))
     state = state_of("", call.xp, call.x, stats, call.layout.affine[0])
@@ -345,11 +360,11 @@ def _check_steps(caller: str, x: Array, steps: Any) -> None:
 
 
 def _advance(
-    call: Call, stats: RunningStats, state: State, s: Statistics, momentum: Any, correction: Any
-) -> RunningStats:
+    call: Call, stats: RunningStats | PopulationStats, state: State, s: Statistics, momentum: Any, correction: Any
+) -> RunningStats | PopulationStats:
     """Return the state after a batch of the statistics s."""
     xp = call.xp
-    known_statically = call.mask is None and call.sync is None
+    known_statically = call.mask is None and call.sync is None and has_sizes(xp, call.x.shape)
     if known_statically and 0 in call.x.shape:
         return stats
     count = s.counts(xp)
@@ -357,11 +372,12 @@ def _advance(
     unbiased = s.var * count / xp.where(count > correction, count - correction, 1.0)
     seen, known = _average(call, count, count > 0), _average(call, count, count > correction)
     share = 1.0 / cast(xp, stats.steps + 1, s.var.dtype) if momentum is None else momentum
-    return RunningStats(
-        _blend(xp, stats.mean, state.mean, seen, (s.mean, s.rest), share),
-        _blend(xp, stats.var, state.var, known, (unbiased,), share),
-        as_array(stats.steps + 1 if known_statically else _count_step(xp, stats.steps, count)),
-    )
+    var = _blend(xp, stats.var, state.var, known, (unbiased,), share)
+    steps = as_array(stats.steps + 1 if known_statically else _count_step(xp, stats.steps, count))
+    if state.rest is None:
+        return RunningStats(_blend(xp, stats.mean, state.mean, seen, (s.mean, s.rest), share), var, steps)
+    mean, rest = _blend_parts(xp, stats, state, seen, s, share)  # type: ignore[arg-type]  # since it has a rest
+    return PopulationStats(mean, var, steps, rest)
 
 
 def _count_step(xp: Namespace, steps: Any, count: Array) -> Array:
@@ -387,3 +403,18 @@ def _blend(xp: Namespace, given: Array, old: Array, average: Mean, parts: tuple[
     new, found = (sharded_as(xp, a, old) for a in (new, average.count > 0))
     moved = xp.where(found, (1 - share) * old + share * new, old)
     return xp.astype(xp.reshape(moved, given.shape), given.dtype, copy=False)
+
+
+def _blend_parts(
+    xp: Namespace, given: PopulationStats, old: State, average: Mean, s: Statistics, share: Any
+) -> tuple[Array, ...]:
+    """Move an old mean in two parts towards that of the batch."""
+    dtype = old.mean.dtype
+    pairs = (s.mean, old.mean), (s.rest, old.rest)
+    apart = [xp.astype(new, dtype, copy=False) - xp.astype(a, dtype, copy=False) for new, a in pairs]
+    move = xp.astype(share * sum(average(*map(average.select, apart))), dtype, copy=False)
+    move, found = (sharded_as(xp, a, old.mean) for a in (move, average.count > 0))
+    left = xp.astype(old.rest, dtype, copy=False) + xp.where(found, move, 0.0)
+    first = old.mean + left
+    moved: list[tuple[Array, Array]] = [(first, given.mean), (left - (first - old.mean), given.rest)]
+    return tuple(xp.astype(xp.reshape(a, was.shape), was.dtype, copy=False) for a, was in moved)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ._core.arguments import LARGEST, axes_of, cast, number, rank
 from ._core.call import prepare
-from ._core.libraries import quiet
+from ._core.libraries import quiet, without_empty_chunks
 from ._core.plans import remember
 from ._core.standardize import trusted
 from ._engines import normalize, statistics
@@ -125,14 +125,16 @@ def minmax_scale(
     """
     axes_of("minmax_scale", axis, rank("minmax_scale", x))
     low, high = _range(feature_range)
-    call = prepare("minmax_scale", over, (axis,), x, where=where, counted=False)
+    call = prepare("minmax_scale", over, (axis,), x, where=where)
     xp, a, mask, axes = call.xp, call.inner(x), call.mask, call.layout.shared
     if 0 in a.shape:
         return call.finish(a)
     if call.plan is None:
         remember(call)
-    least = xp.min(a if mask is None else xp.where(mask, a, math.inf), axis=axes, keepdims=True)
-    most = xp.max(a if mask is None else xp.where(mask, a, -math.inf), axis=axes, keepdims=True)
+    low_of, high_of = (
+        without_empty_chunks(xp, a if mask is None else xp.where(mask, a, hidden)) for hidden in (math.inf, -math.inf)
+    )
+    least, most = xp.min(low_of, axis=axes, keepdims=True), xp.max(high_of, axis=axes, keepdims=True)
     flat = most <= least
     with quiet(xp):
         y = (a - xp.where(flat, 0.0, least)) / xp.where(flat, math.inf, most - least) * (high - low) + low

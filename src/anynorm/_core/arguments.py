@@ -7,9 +7,9 @@ from numbers import Real
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .libraries import (
+    check_sizes,
     default_dtype,
     device_of,
-    has_sizes,
     is_compiling,
     library_name,
     namespace_of,
@@ -213,16 +213,6 @@ def same(size: Any, other: Any) -> bool:
     return bool(size == other or (size != size and other != other))  # noqa: PLR0124
 
 
-def check_sizes(caller: str, xp: Namespace, shape: Shape, axes: Shape) -> None:
-    """Refuse axes of unknown size, whose elements nobody can count."""
-    if not has_sizes(xp, [shape[i] for i in axes]):
-        message = (
-            f"{caller} needs to know the sizes of the axes {axes} that it shares statistics over: got x of shape "
-            f"{tuple(shape)}; call x.compute_chunk_sizes() first"
-        )
-        raise ValueError(message)
-
-
 def check_affine(caller: str, x: Array, name: str, value: Array, axes: Shape) -> None:
     """Refuse a weight or bias of neither the norm's own shape, nor x's rank and broadcastable to x."""
     shape, own = tuple(value.shape), tuple(x.shape[i] for i in axes)
@@ -236,22 +226,24 @@ def check_affine(caller: str, x: Array, name: str, value: Array, axes: Shape) ->
 
 
 class State(NamedTuple):
-    """The mean and the variance of a state, laid along x's channels."""
+    """The mean, the variance and what the mean left of itself, of a state, laid along x's channels."""
 
     mean: Array
     var: Array
+    rest: Array | None
 
 
 def state_of(caller: str, xp: Namespace, x: Array, stats: Any, channel: int) -> State:
-    """Return the mean and the variance of stats, each in the dtype it is to be computed in, laid along x's channels."""
+    """Return the arrays of stats, each in the dtype it is to be computed in, laid along x's channels."""
     if not (isinstance(stats, tuple) and hasattr(stats, "mean") and hasattr(stats, "var")):
         message = f"{caller} needs stats to be RunningStats(mean, var): got {type(stats).__name__}"
         raise TypeError(message)
-    for name, value in (("stats.mean", stats.mean), ("stats.var", stats.var)):
-        check_kin(caller, xp, x, name, value)
+    arrays = {"stats.mean": stats.mean, "stats.var": stats.var, "stats.rest": getattr(stats, "rest", None)}
+    for name, value in arrays.items():
+        if value is not None or name != "stats.rest":
+            check_kin(caller, xp, x, name, value)
     return State(
-        _channel_parameter(caller, xp, x, "stats.mean", stats.mean, channel),
-        _channel_parameter(caller, xp, x, "stats.var", stats.var, channel),
+        *(None if a is None else _channel_parameter(caller, xp, x, name, a, channel) for name, a in arrays.items())
     )
 
 
@@ -321,12 +313,7 @@ def groups_of(caller: str, x: Array, channel: int, num_groups: int) -> int:
         groups, channels = integer(caller, "num_groups", num_groups), x.shape[channel]
     except TypeError as error:
         raise ValueError(*error.args) from None
-    if not has_sizes(namespace_of(x), x.shape):  # Dask's reshape would fail
-        message = (
-            f"{caller} needs to know every size of x, to split it into groups: got x of shape {tuple(x.shape)}; "
-            "call x.compute_chunk_sizes() first"
-        )
-        raise ValueError(message)
+    check_sizes(namespace_of(x), x.shape, (channel,))
     if groups < 1 or channels % groups:
         divisors = [str(d) for d in range(1, channels + 1) if channels % d == 0]
         use = " or ".join([", ".join(divisors[:-1]), divisors[-1]] if len(divisors) > 1 else divisors)

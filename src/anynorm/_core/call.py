@@ -6,8 +6,8 @@ import math
 import operator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .arguments import LARGEST, at_rank, cast, check_affine, check_sizes, dtypes, mask_of, namespace, number, state_of
-from .libraries import as_array, chunked_as, namespace_of, reuse, shape_along
+from .arguments import LARGEST, at_rank, cast, check_affine, dtypes, mask_of, namespace, number, state_of
+from .libraries import as_array, check_sizes, chunked_as, namespace_of, reuse, shape_along
 from .mean import Mean, counts
 from .plans import find, kind_of
 
@@ -142,7 +142,6 @@ def prepare(
     stats: Any = None,
     *,
     state: Any = None,
-    counted: bool = True,
 ) -> Call:
     """Check everything, and return what the computation needs; what a kind decides is checked at its first call."""
     kind = None
@@ -156,7 +155,7 @@ def prepare(
     xp = namespace(caller, x, weight=weight, bias=bias, where=where)
     dtype, computing = dtypes(caller, xp, x)
     given = None if stats is None else _given(xp, state_of(caller, xp, x, stats, layout.affine[0]), computing)
-    if given is not None and not stats.mean.dtype == stats.var.dtype == computing:
+    if given is not None and any(a is not None and a.dtype != computing for a in _parts(stats)):
         kind = None  # they are converted in every call
     if sync is not None and not callable(sync):
         message = f"{caller} needs sync to be a function that sums an array over the replicas: got {sync!r}"
@@ -170,8 +169,6 @@ def prepare(
     if bias is not None:
         check_affine(caller, x, "bias", bias, layout.affine)
     mask = None if where is None else mask_of(caller, xp, x, where)
-    if given is None and counted:
-        check_sizes(caller, xp, layout.shape(x), layout.shared)
     return Call(layout, xp, x, weight, bias, eps, mask, sync, given, dtype, computing, kind)
 
 
@@ -182,7 +179,7 @@ def _parts(stats: Any, *, steps: bool = False) -> tuple[Any, ...]:
     if not (isinstance(stats, tuple) and hasattr(stats, "mean") and hasattr(stats, "var")):
         return (stats,)
     counted = getattr(stats, "steps", None) if steps else None
-    return stats.mean, stats.var, None if isinstance(counted, int) else counted
+    return stats.mean, stats.var, getattr(stats, "rest", None), None if isinstance(counted, int) else counted
 
 
 def _again(
@@ -199,16 +196,20 @@ def _again(
     layout, xp, dtype, computing, along, plan = known
     given = None
     if along is not None:
-        given = Statistics(None, stats.mean.reshape(along), None, stats.var.reshape(along))
+        rest = getattr(stats, "rest", None)
+        rest = None if rest is None else rest.reshape(along)
+        given = Statistics(None, stats.mean.reshape(along), rest, stats.var.reshape(along))
     mask = None if where is None else at_rank(where, x.ndim)
     return Call(layout, xp, x, weight, bias, eps, mask, None, given, dtype, computing, kind, plan)
 
 
 def _given(xp: Namespace, state: State, dtype: Any) -> Statistics:
-    """Return a state as statistics in dtype: exactly, where its mean is of a wider one."""
-    first = xp.astype(state.mean, dtype, copy=False)
-    wider = xp.finfo(state.mean.dtype).bits > xp.finfo(dtype).bits
-    rest = xp.astype(state.mean - xp.astype(first, state.mean.dtype), dtype) if wider else None
+    """Return a state as statistics in dtype: exactly, where its mean is in two parts or of a wider one."""
+    first, rest = xp.astype(state.mean, dtype, copy=False), state.rest
+    if xp.finfo(state.mean.dtype).bits > xp.finfo(dtype).bits:
+        left = state.mean - xp.astype(first, state.mean.dtype)
+        rest = left if rest is None else left + xp.astype(rest, left.dtype)
+    rest = None if rest is None else xp.astype(rest, dtype, copy=False)
     return _sound(xp, Statistics(None, first, rest, xp.astype(state.var, dtype, copy=False)))
 
 
@@ -219,6 +220,7 @@ def _sound(xp: Namespace, s: Statistics) -> Statistics:
 
 def split(xp: Namespace, a: Array, axis: int, parts: int) -> Array:
     """Split an axis into (parts, size / parts), or (1, size) where it only broadcasts or is empty: always a view."""
+    check_sizes(xp, a.shape, range(a.ndim))
     size = a.shape[axis]
     if size < 2:  # Dask cannot split an empty axis
         return xp.expand_dims(a, axis=axis)

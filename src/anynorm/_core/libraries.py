@@ -5,6 +5,7 @@ Whatever is not named here follows the array API standard, and has the record of
 
 from __future__ import annotations
 
+import math
 import operator
 import sys
 from contextlib import AbstractContextManager, nullcontext
@@ -12,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 Array: TypeAlias = Any  # an array of any library: the standard has no type for it yet
 Namespace: TypeAlias = Any
@@ -200,6 +201,16 @@ def has_sizes(xp: Namespace, sizes: Shape | list[Any]) -> bool:
     return not record(xp).is_lazy or all(size == size for size in sizes)  # noqa: PLR0124
 
 
+def check_sizes(xp: Namespace, shape: Shape, axes: Iterable[int]) -> None:
+    """Refuse axes of unknown size, whose elements nobody can count, or split."""
+    if not has_sizes(xp, [shape[i] for i in axes]):
+        message = (
+            f"x needs axes of known sizes where they are counted or split, which are {tuple(axes)}: got shape "
+            f"{tuple(shape)}; call x.compute_chunk_sizes() first"
+        )
+        raise ValueError(message)
+
+
 def shape_along(x: Array, axes: Shape) -> Shape:
     """Return the shape, of x's rank, of an array that varies along some axes of x alone."""
     return tuple(size if i in axes else 1 for i, size in enumerate(x.shape))
@@ -240,6 +251,18 @@ def complete(xp: Namespace, total: Array) -> Array:
     from torch.distributed.tensor import Replicate
 
     return total.redistribute(placements=[Replicate() if p.is_partial() else p for p in placements])
+
+
+def rounded_once(xp: Namespace, a: Array) -> Array:
+    """Return a product or a quotient that every consumer rounds alike: a choice keeps it out of a multiply-add."""
+    return xp.where(xp.abs(a) < math.inf, a, a + a) if record(xp).rounds_anew else a
+
+
+def without_empty_chunks(xp: Namespace, x: Array) -> Array:
+    """Return an array without the chunks that hold nothing, of which Dask finds no least element."""
+    if not record(xp).is_lazy or 0 in x.shape:
+        return x
+    return x.rechunk(tuple(tuple(size for size in sizes if size != 0) for sizes in x.chunks))
 
 
 def chunked_as(xp: Namespace, y: Array, x: Array) -> Array:

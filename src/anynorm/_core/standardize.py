@@ -11,7 +11,7 @@ import operator
 from typing import TYPE_CHECKING, Any
 
 from .call import Statistics
-from .libraries import complete, double, is_compiling, quiet, reuse, smallest_square
+from .libraries import complete, double, is_compiling, quiet, reuse, rounded_once, smallest_square
 from .mean import sum_over, sums_in, unstack
 
 if TYPE_CHECKING:
@@ -148,11 +148,11 @@ def pool(xp: Namespace, part: Statistics, total: Callable[[Array], Array]) -> St
     """
     count, weighted = unstack(total(xp.stack([part.count, part.count * part.mean], axis=0)))
     divisor = xp.where(count > 0, count, 1.0)
-    rough = weighted / divisor
+    rough = rounded_once(xp, weighted / divisor)
     with quiet(xp):
         d = (part.mean - rough) + part.rest
     terms = [part.count * d, part.count * d * d, part.count * part.var]
-    error, square, within = (term / divisor for term in unstack(total(xp.stack(terms, axis=0))))
+    error, square, within = (rounded_once(xp, term / divisor) for term in unstack(total(xp.stack(terms, axis=0))))
     first = rough + error
     # Constant parts of one mean deviate from the rough one alike, but for rounding: together they are constant.
     constant = (within == 0) & (square - error * error <= 16 * xp.finfo(square.dtype).eps * square)
@@ -203,7 +203,9 @@ def statistics(call: Call) -> Statistics:
     return centre(x, call.mean(x))[1]
 
 
-def pull(call: Call, s: Statistics, dy: Array) -> tuple[Array, Array | None, Array | None]:
+def pull(
+    call: Call, s: Statistics, dy: Array, lost: Callable[..., tuple[Array | None, Array | None]] = lost
+) -> tuple[Array, Array | None, Array | None]:
     """Return the gradients of x, weight and bias, given that of the result."""
     xp, dtype = call.xp, call.computing
     g = xp.astype(dy, dtype, copy=False)

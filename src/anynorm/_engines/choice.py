@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import warnings
 from contextlib import contextmanager
@@ -19,8 +20,12 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 ARRAY_API = "array-api"
-EXTRAS = {"numba": "fast", "jax": "jax"}  # which brings the package of each engine
-_MODULES = {"numba": {"numpy": "cpu.numpy", "torch": "cpu.torch"}, "jax": {"jax": "jax"}}  # of each, by library
+EXTRAS = {"numba": "fast", "jax": "jax", "dask": "dask"}  # which brings the package of each engine
+_MODULES = {  # of each, by library
+    "numba": {"numpy": "cpu.numpy", "torch": "cpu.torch"},
+    "jax": {"jax": "jax"},
+    "dask": {"dask": "dask"},
+}
 _ENGINES = {library: name for name, modules in _MODULES.items() for library in modules}
 
 
@@ -35,6 +40,7 @@ class Choice:
 
 _innermost: ContextVar[Choice] = ContextVar("anynorm_engine", default=Choice(None, None, None))  # noqa: B039
 _watched: ContextVar[set[str] | None] = ContextVar("anynorm_watched", default=None)
+_pooled: ContextVar[bool] = ContextVar("anynorm_pooled", default=False)
 
 
 def choice() -> Choice:
@@ -52,10 +58,10 @@ def engine(name: str | None = None, /, *, threads: int | None = None) -> Iterato
     Parameters
     ----------
     name : str, optional
-        "array-api" for the code written in the array API standard, which everything else is measured against; "numba"
-        or "jax" for that engine, where it serves x's library. An engine may refuse a call, which array-API code then
-        takes. Without a name it is chosen by x's library, and by the environment variable ANYNORM_ENGINE, which is
-        read once.
+        "array-api" for the code written in the array API standard, which everything else is measured against; or
+        "numba", "jax" or "dask" for that engine, where it serves x's library. An engine may refuse a call, which
+        array-API code then takes. Without a name it is chosen by x's library, and by the environment variable
+        ANYNORM_ENGINE, which is read once.
     threads : int, optional
         The most threads that a call may use; without it ANYNORM_NUM_THREADS says so, or else they are as many as the
         process has cores, and one in a process of a pool.
@@ -94,6 +100,21 @@ def engine(name: str | None = None, /, *, threads: int | None = None) -> Iterato
             ValueError
         ):  # a generator was closed by another task or thread: the context it was set in is out of reach
             inside.closed = True
+
+
+@contextmanager
+def beside_others() -> Iterator[None]:
+    """Tell the calls inside the block that others run beside them, which have the cores already."""
+    token = _pooled.set(True)
+    try:
+        yield
+    finally:
+        _pooled.reset(token)
+
+
+def is_beside_others() -> bool:
+    """Whether calls run beside others: on the threads of a pool, or in one of its processes."""
+    return _pooled.get() or multiprocessing.parent_process() is not None
 
 
 def _check(name: str, what: str) -> None:

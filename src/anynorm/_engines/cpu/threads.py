@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import threading
 import warnings
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numba
 
-from ..choice import choice
+from ..choice import choice, is_beside_others
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,11 +33,11 @@ if hasattr(os, "register_at_fork"):
 
 
 def allowed() -> int:
-    """Return how many threads a call may use: one where the process is of a pool, which has the cores already."""
+    """Return how many threads a call may use: one beside the calls of a pool, which has the cores already."""
     if _forked:
         return 1
     asked = choice().threads or _asked_by_environment()
-    if asked is None and multiprocessing.parent_process() is not None:
+    if asked is None and is_beside_others():
         return 1
     openmp = os.environ.get("OMP_NUM_THREADS", "")  # may be a list, one number a level
     limits = (asked, int(openmp) if openmp.isdigit() else None, numba.config.NUMBA_NUM_THREADS)
