@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
-from ._core.arguments import LARGEST, axes_of, cast, check_kin, is_number, namespace, number, rank
+from ._core.arguments import LARGEST, axes_of, cast, is_number, kin, namespace, number, rank
 from ._core.call import Layout, Statistics, prepare
 from ._core.libraries import as_array, quiet
 from ._core.standardize import pool
@@ -189,7 +189,7 @@ def _check(caller: str, *many: Moments) -> Namespace:
         message = f"{caller} needs Moments of a floating dtype: got {like.dtype}; make them with moments(x)"
         raise TypeError(message)
     for part in (part for m in many for part in m):
-        check_kin(caller, xp, like, "the parts of Moments", part)
+        part = kin(caller, xp, like, "the parts of Moments", part)  # noqa: PLW2901  JAX may shorten NumPy's
         if part.shape != like.shape or part.dtype != like.dtype:
             message = (
                 f"{caller} needs moments of one shape and dtype: got {tuple(like.shape)} of {like.dtype} and "

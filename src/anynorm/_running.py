@@ -9,9 +9,9 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import _engines as engines
-from ._core.arguments import LARGEST, cast, check_kin, dtypes, integer, namespace, number, state_of
+from ._core.arguments import LARGEST, cast, dtypes, integer, kin, namespace, number, state_of
 from ._core.call import prepare
-from ._core.libraries import as_array, default_dtype, device_of, sharded_as
+from ._core.libraries import as_array, default_dtype, device_of, sharded_as, welcome
 from ._core.mean import Mean
 from ._engines import compose, normalize
 from ._moments import variance
@@ -73,11 +73,12 @@ def running_stats(channels: int, /, *, like: Array) -> RunningStats:
         message = f"running_stats needs channels to be the size of x's channel axis: got {size}"
         raise ValueError(message)
     device = device_of(xp, like)
-    return RunningStats(
+    start = (
         xp.zeros((size,), dtype=dtype, device=device),
         xp.ones((size,), dtype=dtype, device=device),
         xp.zeros((), dtype=default_dtype(xp, like, "integral"), device=device),
     )
+    return RunningStats(*(welcome(xp, like, value) for value in start))
 
 
 def population_stats(m: Moments, /, *, correction: float = 1) -> RunningStats:
@@ -315,8 +316,10 @@ def step(
     call = prepare(caller, rule, (channel_axis,), x, weight, bias, eps, where, sync, state=stats)
     if call.plan is None:
         state_of(caller, call.xp, x, stats, call.layout.affine[0])
-    if call.plan is None or isinstance(stats.steps, int):
-        _check_steps(caller, x, stats.steps)
+        mean, var = (kin(caller, call.xp, x, "stats", value) for value in (stats.mean, stats.var))
+        stats = RunningStats(mean, var, _steps(caller, call.xp, x, stats.steps))
+    elif isinstance(stats.steps, int):
+        _steps(caller, call.xp, x, stats.steps)
     return Step(call, stats, momentum, correction)
 
 
@@ -332,16 +335,16 @@ def advance(step: Step, s: Statistics) -> RunningStats:
     return _advance(call, *arguments) if isinstance(stats.steps, int) else compose(_advance, call, *arguments)
 
 
-def _check_steps(caller: str, x: Array, steps: Any) -> None:
-    """Refuse what is not one integer that may count batches."""
+def _steps(caller: str, xp: Namespace, x: Array, steps: Any) -> Any:
+    """Return one integer that may count batches; anything else is refused."""
     if isinstance(steps, int) and not isinstance(steps, bool):
         number(caller, "stats.steps", steps, 0, 2**62)
-        return
-    xp = namespace(caller, x)
-    check_kin(caller, xp, x, "stats.steps", steps)
+        return steps
+    steps = kin(caller, xp, x, "stats.steps", steps)
     if steps.ndim or not xp.isdtype(steps.dtype, "integral"):
         message = f"{caller} needs stats.steps to be one integer: got shape {tuple(steps.shape)} of {steps.dtype}"
         raise ValueError(message)
+    return steps
 
 
 def _advance(
