@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch.distributed.tensor import Shard, distribute_tensor, init_device_mesh
+from torch.distributed.tensor import DTensor, Partial, Shard, distribute_tensor, init_device_mesh
 
 import anynorm
 from anynorm import RunningStats, vjp
@@ -60,6 +60,17 @@ def is_welcome_beside_shards(name, axis):
     assert_near(whole(dweight), (g * y).sum(axis=channels), 4e-6)
 
 
+def is_added_first(norm):
+    """Compare a norm of a sum that is still in parts, as a matrix product over shards leaves it, with the oracle."""
+    parts = torch.tensor(x - 5 if rank else np.full(shape, 5, np.float32)).requires_grad_()
+    added = x - np.float32(5) + np.float32(5)
+    ours = norm.call(DTensor.from_local(parts, mesh, [Partial()]))
+    y, dx = norm.oracle(added), norm.gradient(added, g)
+    assert_within(whole(ours), y, tolerance(added, y, "float32"))
+    (slope,) = torch.autograd.grad((ours.full_tensor() * torch.tensor(g)).sum(), parts)
+    assert_near(slope, dx, 4e-6)
+
+
 def trains(name, axis):
     """Compare the state after two batches, started plain and as running_stats has it, with that of float64."""
     shards, train = distribute_tensor(torch.tensor(x), mesh, [Shard(axis)]), getattr(anynorm, f"{name}_norm_train")
@@ -80,6 +91,8 @@ def trains(name, axis):
     assert_near(whole(used), (per_slice - mean[:, None, None]) / np.sqrt(var + 1e-5)[:, None, None])
 
 
+for norm in NORMS:
+    is_added_first(norm)
 for axis in range(4):  # of which the third is shared unevenly
     for norm in NORMS:
         for eps in (1e-5, 0):

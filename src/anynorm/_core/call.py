@@ -20,7 +20,7 @@ from .arguments import (
     number,
     state_of,
 )
-from .libraries import as_array, chunked_as, reuse, rows_of, shape_along
+from .libraries import as_array, chunked_as, complete, reuse, rows_of, shape_along
 from .mean import Mean, counts
 from .plans import find, kind_of
 
@@ -174,6 +174,7 @@ def prepare(
         if known is not None and type(eps) is float and 0.0 <= eps <= LARGEST:
             return _again(known, kind, x, weight, bias, eps, where, stats)
     xp = namespace(caller, x, ragged=ragged)
+    x = complete(xp, x)
     layout = rule(caller, x, *options)
     rows = rows_of(xp, x)
     if rows is not None:

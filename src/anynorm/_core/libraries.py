@@ -144,7 +144,7 @@ def welcome(xp: Namespace, x: Array, value: Array) -> Array:
         value = xp.asarray(value)
     mesh = getattr(x, "device_mesh", None) if library_name(xp) == "torch" else None
     if mesh is None or hasattr(value, "device_mesh"):
-        return value
+        return complete(xp, value)
     from torch.distributed.tensor import DTensor, Replicate
 
     return DTensor.from_local(value, mesh, [Replicate()] * mesh.ndim, run_check=False)
