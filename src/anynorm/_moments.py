@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
-from ._core.arguments import LARGEST, axes_of, cast, check_kin, is_number, namespace, number, rank
+from ._core.arguments import LARGEST, axes_of, cast, is_number, kin, namespace, number, rank
 from ._core.call import Layout, Statistics, prepare
 from ._core.libraries import as_array, quiet, rounded_once
 from ._core.standardize import pool
@@ -198,9 +198,9 @@ def _check(caller: str, *many: Moments) -> tuple[Namespace, list[Moments]]:
         message = f"{caller} needs Moments of a floating dtype: got {like.dtype}; make them with moments(x)"
         raise TypeError(message)
     whole = [m._replace(rest=xp.zeros_like(m.mean)) if isinstance(m.rest, (int, float)) else m for m in many]
+    whole = [Moments(*(kin(caller, xp, like, "the parts of Moments", part) for part in m)) for m in whole]
     parts: list[Array] = [part for m in whole for part in m]
     for part in parts:
-        check_kin(caller, xp, like, "the parts of Moments", part)
         if part.shape != like.shape or part.dtype != like.dtype:
             message = (
                 f"{caller} needs moments of one shape and dtype: got {tuple(like.shape)} of {like.dtype} and "

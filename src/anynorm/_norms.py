@@ -178,7 +178,7 @@ def layer_norm(
     array([[-1.22474487,  0.        ,  1.22474487],
            [-0.70710678, -0.70710678,  1.41421356]])
     """
-    return prepare("layer_norm", layer, (axis,), x, weight, bias, eps, where, sync)
+    return prepare("layer_norm", layer, (axis,), x, weight, bias, eps, where, sync, ragged=True)
 
 
 @norm
@@ -231,7 +231,7 @@ def rms_norm(
     array([[0.84852814, 1.13137085],
            [0.        , 0.        ]])
     """
-    return prepare("rms_norm", rms, (axis,), x, weight, bias, eps, where, sync)
+    return prepare("rms_norm", rms, (axis,), x, weight, bias, eps, where, sync, ragged=True)
 
 
 @norm

@@ -9,9 +9,9 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import _engines as engines
-from ._core.arguments import LARGEST, cast, check_kin, dtypes, integer, namespace, number, state_of
+from ._core.arguments import LARGEST, cast, dtypes, integer, kin, namespace, number, state_of
 from ._core.call import prepare
-from ._core.libraries import as_array, default_dtype, device_of, has_sizes, sharded_as
+from ._core.libraries import as_array, default_dtype, device_of, has_sizes, sharded_as, welcome
 from ._core.mean import Mean
 from ._engines import compose, normalize
 from ._moments import variance
@@ -85,11 +85,12 @@ def running_stats(channels: int, /, *, like: Array) -> RunningStats:
         message = f"running_stats needs channels to be the size of x's channel axis: got {size}"
         raise ValueError(message)
     device = device_of(xp, like)
-    return RunningStats(
+    start = (
         xp.zeros((size,), dtype=dtype, device=device),
         xp.ones((size,), dtype=dtype, device=device),
         xp.zeros((), dtype=default_dtype(xp, like, "integral"), device=device),
     )
+    return RunningStats(*(welcome(xp, like, value) for value in start))
 
 
 def population_stats(m: Moments, /, *, correction: float = 1) -> PopulationStats:
@@ -329,9 +330,18 @@ def step(
     call = prepare(caller, rule, (channel_axis,), x, weight, bias, eps, where, sync, state=stats)
     if call.plan is None:
         state_of(caller, call.xp, x, stats, call.layout.affine[0])
-    if call.plan is None or isinstance(stats.steps, int):
-        _check_steps(caller, x, stats.steps)
+        steps = _steps(caller, call.xp, x, stats.steps)
+        mean, var, *rest = (kin(caller, call.xp, x, "stats", a) for a in _arrays(stats))
+        stats = PopulationStats(mean, var, steps, *rest) if rest else RunningStats(mean, var, steps)
+    elif isinstance(stats.steps, int):
+        _steps(caller, call.xp, x, stats.steps)
     return Step(call, stats, momentum, correction)
+
+
+def _arrays(stats: Any) -> list[Array]:
+    """Return the mean and the variance of a state, and where there is one the rest of its mean."""
+    rest = getattr(stats, "rest", None)
+    return [stats.mean, stats.var, *([] if rest is None else [rest])]
 
 
 def advance(step: Step, s: Statistics) -> RunningStats | PopulationStats:
@@ -347,16 +357,16 @@ def advance(step: Step, s: Statistics) -> RunningStats | PopulationStats:
     return _advance(call, *arguments) if isinstance(stats.steps, int) else compose(_advance, call, *arguments)
 
 
-def _check_steps(caller: str, x: Array, steps: Any) -> None:
-    """Refuse what is not one integer that may count batches."""
+def _steps(caller: str, xp: Namespace, x: Array, steps: Any) -> Any:
+    """Return one integer that may count batches; anything else is refused."""
     if isinstance(steps, int) and not isinstance(steps, bool):
         number(caller, "stats.steps", steps, 0, 2**62)
-        return
-    xp = namespace(caller, x)
-    check_kin(caller, xp, x, "stats.steps", steps)
+        return steps
+    steps = kin(caller, xp, x, "stats.steps", steps)
     if steps.ndim or not xp.isdtype(steps.dtype, "integral"):
         message = f"{caller} needs stats.steps to be one integer: got shape {tuple(steps.shape)} of {steps.dtype}"
         raise ValueError(message)
+    return steps
 
 
 def _advance(

@@ -126,7 +126,7 @@ def minmax_scale(
     axes_of("minmax_scale", axis, rank("minmax_scale", x))
     low, high = _range(feature_range)
     call = prepare("minmax_scale", over, (axis,), x, where=where)
-    xp, a, mask, axes = call.xp, call.inner(x), call.mask, call.layout.shared
+    xp, a, mask, axes = call.xp, call.inner(call.x), call.mask, call.layout.shared
     if 0 in a.shape:
         return call.finish(a)
     if call.plan is None:

@@ -90,7 +90,7 @@ class Pullback:
             dy is not of the result's shape, or on another device.
         """
         call = self._call
-        dy = checked(call, dy, lambda: gradient_of(self._caller, call.xp, call.x, dy))
+        dy = checked(call, dy, lambda: gradient_of(self._caller, call.xp, call.x, dy, call.rows))
         return pull(call, self._statistics, dy)
 
 

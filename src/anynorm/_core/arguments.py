@@ -15,65 +15,96 @@ from .libraries import (
     namespace_of,
     record,
     refusal,
+    rows_of,
     shape_along,
+    welcome,
 )
 
 if TYPE_CHECKING:
-    from .libraries import Array, Namespace, Shape
+    from .libraries import Array, Namespace, Rows, Shape
 
 # --------------------------------------------------------------------------------------------------
 # Whose arrays
 # --------------------------------------------------------------------------------------------------
 
 
-def namespace(caller: str, x: Array, /, **others: Array | None) -> Namespace:
-    """Return x's namespace, having checked that all the arrays are of one library and on one device."""
+def namespace(caller: str, x: Array, /, *, ragged: bool = False) -> Namespace:
+    """Return x's namespace."""
     xp = namespace_of(x)
     if xp is None:
+        instead = remedy("x", x) or "convert it first, with numpy.asarray(x) for example"
         message = (
             f"{caller} needs x to be an array of NumPy, CuPy, JAX, PyTorch, Dask or another library of the array "
-            f"API standard: got {type(x).__name__}; convert it first, with numpy.asarray(x) for example"
+            f"API standard: got {type(x).__name__}; {instead}"
         )
         raise TypeError(message)
-    check_plain(caller, xp, "x", x)
-    for name, value in others.items():
-        if value is not None:
-            check_kin(caller, xp, x, name, value)
+    check_plain(caller, xp, "x", x, ragged=ragged)
     return xp
 
 
-def check_kin(caller: str, xp: Namespace, x: Array, name: str, value: Array) -> None:
-    """Refuse what is no array of x's library, on x's device."""
-    kin = namespace_of(value)
-    if kin is None:
+def remedy(name: str, value: object) -> str | None:
+    """Return what to pass for what holds an array: a labelled array, a table or a column of one."""
+    if namespace_of(getattr(value, "data", None)) is not None:
+        return f"pass {name}.data"
+    return f"pass {name}.to_numpy()" if callable(getattr(value, "to_numpy", None)) else None
+
+
+def kin(caller: str, xp: Namespace, x: Array, name: str, value: Array, rows: Rows | None = None) -> Array:
+    """Return an array that comes with x as one of x's library; refuse what is not welcome beside x on its device."""
+    own = namespace_of(value)
+    if own is None:
         message = (
             f"{caller} needs {name} to be an array of x's library, {library_name(xp)}: "
-            f"got {type(value).__name__}; convert it"
+            f"got {type(value).__name__}; {remedy(name, value) or 'convert it'}"
         )
         raise TypeError(message)
-    if kin is not xp and not (record(xp).is_lazy and library_name(kin) == "numpy"):
+    if own is not xp and not (record(xp).welcomes_numpy and library_name(own) == "numpy"):
         message = (
             f"{caller} needs all arrays from one library: got x from {library_name(xp)} and {name} from "
-            f"{library_name(kin)}; convert one of them"
+            f"{library_name(own)}; convert one of them"
         )
         raise TypeError(message)
-    check_plain(caller, kin, name, value)
-    place, other = device_of(xp, x), device_of(kin, value)
+    value = value if rows is None else packed(caller, own, name, value, rows)
+    check_plain(caller, own, name, value)
+    place, other = device_of(xp, x), device_of(own, value)
     if place is not None and other is not None and place != other:
         message = (
             f"{caller} needs all arrays on one device: got x on {place} and {name} on {other}; move one of them, "
             f"since anynorm never does"
         )
         raise ValueError(message)
+    if own is not xp:
+        check_number(caller, xp, name, value.dtype)
+    return welcome(xp, x, value)
 
 
-def check_plain(caller: str, xp: Namespace, name: str, value: Array) -> None:
+def check_plain(caller: str, xp: Namespace, name: str, value: Array, *, ragged: bool = False) -> None:
     """Refuse arrays that are not their elements alone."""
-    refused = refusal(xp, value)
+    refused = refusal(xp, value, ragged=ragged)
     if refused is not None:
         form, instead = refused
         message = f"{caller} needs {name} to be a dense tensor: got one that is {form}; pass {name}.{instead}"
         raise TypeError(message)
+
+
+def packed(caller: str, xp: Namespace, name: str, value: Array, rows: Rows) -> Array:
+    """Return the packed rows of a jagged array that comes with another; what is not jagged as it is."""
+    own = rows_of(xp, value)
+    if own is None:
+        return value
+    if not (own.offsets is rows.offsets and own.lengths is rows.lengths and own.axis == rows.axis):
+        message = (
+            f"{caller} needs {name}, where it is nested, to have x's own offsets: got others; make it of x, or by "
+            f"torch.nested.nested_tensor_from_jagged(values, x.offsets())"
+        )
+        raise TypeError(message)
+    return value.values()
+
+
+def check_rows(caller: str, xp: Namespace, x: Array, rows: Rows, axes: Shape) -> None:
+    """Refuse a jagged x where statistics are shared over its samples, or over the axis along which they differ."""
+    if not {0, rows.axis}.isdisjoint(axes):
+        check_plain(f"{caller} over the axes {axes}", xp, "x", x)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -88,12 +119,7 @@ def dtypes(caller: str, xp: Namespace, x: Array, name: str = "x") -> tuple[Any, 
     key, compiling = (type(x), x.dtype), is_compiling()
     if not compiling and key in _floats:  # torch would compile anew for what is added later
         return x.dtype, _floats[key]
-    if not is_number(xp, x.dtype):
-        message = (
-            f"{caller} needs {name} to hold real numbers: got dtype {x.dtype} of {library_name(xp)}; "
-            f"convert it to float32, or pass the parts of a complex array one by one"
-        )
-        raise TypeError(message)
+    check_number(caller, xp, name, x.dtype)
     if not xp.isdtype(x.dtype, "real floating"):
         default = default_dtype(xp, x, "real floating")
         return default, default
@@ -101,6 +127,16 @@ def dtypes(caller: str, xp: Namespace, x: Array, name: str = "x") -> tuple[Any, 
     if not compiling:
         _floats[key] = computing
     return x.dtype, computing
+
+
+def check_number(caller: str, xp: Namespace, name: str, dtype: Any) -> None:
+    """Refuse a dtype that holds no real numbers for the library."""
+    if not is_number(xp, dtype):
+        message = (
+            f"{caller} needs {name} to hold real numbers: got dtype {dtype} of {library_name(xp)}; "
+            f"convert it to float32, or pass the parts of a complex array one by one"
+        )
+        raise TypeError(message)
 
 
 def is_number(xp: Namespace, dtype: Any) -> bool:
@@ -170,13 +206,14 @@ def number(caller: str, name: str, value: Any, low: float, high: float, x: Array
             message = f"{caller} needs {name} to be a number from {low:g} to {high:g}: got {short(value)}"
             raise ValueError(message)
         return float(value)
-    kin = None if x is None else namespace_of(value)
-    if kin is None or value.ndim:
-        shape = "" if kin is None else f" of shape {tuple(value.shape)}"
+    own = None if x is None else namespace_of(value)
+    if own is None or value.ndim:
+        shape = "" if own is None else f" of shape {tuple(value.shape)}"
         message = f"{caller} needs {name} to be a number: got {type(value).__name__}{shape}"
         raise TypeError(message)
-    namespace(caller, x, **{name: value})
-    dtypes(caller, kin, value, name)
+    xp = namespace(caller, x)
+    value = kin(caller, xp, x, name, value)
+    dtypes(caller, xp, value, name)
     return value
 
 
@@ -193,7 +230,7 @@ def cast(xp: Namespace, value: Any, dtype: Any) -> Any:
     """Return a number that may be an array in dtype; a Python number follows the dtype it meets."""
     if isinstance(value, (int, float)):
         return value
-    return xp.astype(value if namespace_of(value) is xp else xp.asarray(value), dtype, copy=False)
+    return xp.astype(value, dtype, copy=False)
 
 
 LARGEST = 1e38  # of numbers that float32 arrays are to meet
@@ -238,57 +275,48 @@ def state_of(caller: str, xp: Namespace, x: Array, stats: Any, channel: int) -> 
     if not (isinstance(stats, tuple) and hasattr(stats, "mean") and hasattr(stats, "var")):
         message = f"{caller} needs stats to be RunningStats(mean, var): got {type(stats).__name__}"
         raise TypeError(message)
-    arrays = {"stats.mean": stats.mean, "stats.var": stats.var, "stats.rest": getattr(stats, "rest", None)}
-    for name, value in arrays.items():
-        if value is not None or name != "stats.rest":
-            check_kin(caller, xp, x, name, value)
+    rest = getattr(stats, "rest", None)
     return State(
-        *(None if a is None else _channel_parameter(caller, xp, x, name, a, channel) for name, a in arrays.items())
+        _channel_parameter(caller, xp, x, "stats.mean", stats.mean, channel),
+        _channel_parameter(caller, xp, x, "stats.var", stats.var, channel),
+        None if rest is None else _channel_parameter(caller, xp, x, "stats.rest", rest, channel),
     )
 
 
 def _channel_parameter(caller: str, xp: Namespace, x: Array, name: str, value: Array, channel: int) -> Array:
+    value = kin(caller, xp, x, name, value)
     if tuple(value.shape) != (x.shape[channel],):
         message = (
             f"{caller} needs {name} of shape {(x.shape[channel],)}, one value a channel (x.shape[{channel}]): "
             f"got {tuple(value.shape)}; make the state with running_stats({x.shape[channel]}, like=x)"
         )
         raise ValueError(message)
-    _, dtype = dtypes(caller, namespace_of(value), value, name)
+    _, dtype = dtypes(caller, xp, value, name)
     if dtype != value.dtype and xp.isdtype(value.dtype, ("bool", "integral")):
         message = f"{caller} needs {name} of a floating dtype: got {value.dtype}; make the state with running_stats"
         raise TypeError(message)
-    return xp.reshape(like_x(caller, xp, name, value, dtype), shape_along(x, (channel,)))
+    return xp.reshape(xp.astype(value, dtype, copy=False), shape_along(x, (channel,)))
 
 
-def like_x(caller: str, xp: Namespace, name: str, value: Array, dtype: Any) -> Array:
-    """Return a parameter in dtype, a NumPy one on a Dask array as Dask's."""
-    dtypes(caller, namespace_of(value), value, name)
-    if namespace_of(value) is not xp:
-        value = xp.asarray(value)
-    return xp.astype(value, dtype, copy=False)
-
-
-def gradient_of(caller: str, xp: Namespace, x: Array, dy: Array) -> Array:
-    """Return the gradient of the result, which has x's shape, a NumPy one on a Dask array as Dask's."""
+def gradient_of(caller: str, xp: Namespace, x: Array, dy: Array, rows: Rows | None) -> Array:
+    """Return the gradient of the result, which has x's shape."""
     caller = f"{caller}'s pullback"
-    check_kin(caller, xp, x, "dy", dy)
+    dy = kin(caller, xp, x, "dy", dy, rows)
     if dy.ndim != x.ndim or not all(map(same, dy.shape, x.shape)):
         message = (
             f"{caller} needs dy of the result's shape {tuple(x.shape)}: got {tuple(dy.shape)}; broadcast it, since a "
             f"gradient has one value for each element of the result"
         )
         raise ValueError(message)
-    if dtypes(caller, namespace_of(dy), dy, "dy")[0] != dy.dtype:
+    if dtypes(caller, xp, dy, "dy")[0] != dy.dtype:
         message = f"{caller} needs dy of a floating dtype: got {dy.dtype}; convert it to {dtypes(caller, xp, x)[0]}"
         raise TypeError(message)
-    return dy if namespace_of(dy) is xp else xp.asarray(dy)
+    return dy
 
 
 def mask_of(caller: str, xp: Namespace, x: Array, where: Array) -> Array:
     """Return the mask at x's rank."""
-    kin = namespace_of(where)
-    if kin is None or not kin.isdtype(where.dtype, "bool"):
+    if not xp.isdtype(where.dtype, "bool"):
         message = f"{caller} needs where to be a boolean mask: got dtype {where.dtype}; compare it, as in where != 0"
         raise TypeError(message)
     missing = x.ndim - where.ndim
@@ -299,7 +327,7 @@ def mask_of(caller: str, xp: Namespace, x: Array, where: Array) -> Array:
             f"give it x's rank, with 1 for the axes that it does not vary along"
         )
         raise ValueError(message)
-    return at_rank(where if kin is xp else xp.asarray(where), x.ndim)
+    return at_rank(where, x.ndim)
 
 
 def at_rank(mask: Array, rank: int) -> Array:

@@ -6,8 +6,20 @@ import math
 import operator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .arguments import LARGEST, at_rank, cast, check_affine, dtypes, mask_of, namespace, number, state_of
-from .libraries import as_array, check_sizes, chunked_as, namespace_of, reuse, shape_along
+from .arguments import (
+    LARGEST,
+    at_rank,
+    cast,
+    check_affine,
+    check_rows,
+    dtypes,
+    kin,
+    mask_of,
+    namespace,
+    number,
+    state_of,
+)
+from .libraries import as_array, check_sizes, chunked_as, complete, reuse, rows_of, shape_along
 from .mean import Mean, counts
 from .plans import find, kind_of
 
@@ -15,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .arguments import State
-    from .libraries import Array, Namespace, Shape
+    from .libraries import Array, Namespace, Rows, Shape
     from .plans import Known
 
 
@@ -47,6 +59,10 @@ class Layout(NamedTuple):
         """Return an array of x's rank with its channel axis split into groups."""
         return a if self.groups is None else split(xp, a, self.affine[0], self.groups)
 
+    def packed(self) -> Layout:
+        """Return the layout of the packed rows of a jagged array, in which axis 0 and the ragged one are one."""
+        return self._replace(shared=tuple(i - 1 for i in self.shared), affine=tuple(i - 1 for i in self.affine))
+
     def shape(self, x: Array) -> Shape:
         """Return x's shape with its channel axis split into groups."""
         if self.groups is None:
@@ -71,6 +87,7 @@ class Call(NamedTuple):
     computing: Any  # the dtype to compute in
     kind: Any = None  # see plans
     plan: Any = None  # an engine's, for calls of this kind
+    rows: Rows | None = None  # how x packs the rows of a jagged array, where it was one
 
     def alone(self) -> Call:
         """Return the call without what is known of its kind."""
@@ -97,15 +114,17 @@ class Call(NamedTuple):
         """Return weight or bias in the dtype to compute in, at x's rank."""
         xp, x = self.xp, self.x
         own = tuple(x.shape[i] for i in self.layout.affine)
-        value = xp.astype(
-            parameter if namespace_of(parameter) is xp else xp.asarray(parameter), self.computing, copy=False
-        )
+        value = xp.astype(parameter, self.computing, copy=False)
         return xp.reshape(value, shape_along(x, self.layout.affine)) if tuple(value.shape) == own else value
 
     def gradient(self, parameter: Array, total: Array) -> Array:
         """Return the gradient of weight or bias in its shape and dtype, or in a floating one."""
         dtype = parameter.dtype if self.xp.isdtype(parameter.dtype, "real floating") else total.dtype
         return self.xp.astype(self.xp.reshape(total, tuple(parameter.shape)), dtype, copy=False)
+
+    def jagged(self, y: Array) -> Array:
+        """Return what an engine made of x as jagged as x was."""
+        return y if self.rows is None else self.rows.jagged(y)
 
     def join(self, y: Array) -> Array:
         """Return what the computation made of x in x's shape, 0 where the mask hides it."""
@@ -142,6 +161,7 @@ def prepare(
     stats: Any = None,
     *,
     state: Any = None,
+    ragged: bool = False,
 ) -> Call:
     """Check everything, and return what the computation needs; what a kind decides is checked at its first call."""
     kind = None
@@ -151,8 +171,17 @@ def prepare(
         known = find(kind)
         if known is not None and type(eps) is float and 0.0 <= eps <= LARGEST:
             return _again(known, kind, x, weight, bias, eps, where, stats)
+    xp = namespace(caller, x, ragged=ragged)
+    x = complete(xp, x)
     layout = rule(caller, x, *options)
-    xp = namespace(caller, x, weight=weight, bias=bias, where=where)
+    rows = rows_of(xp, x)
+    if rows is not None:
+        check_rows(caller, xp, x, rows, layout.shared)
+        x, layout = x.values(), layout.packed()
+    weight, bias, where = (
+        value if value is None else kin(caller, xp, x, name, value, rows)
+        for name, value in (("weight", weight), ("bias", bias), ("where", where))
+    )
     dtype, computing = dtypes(caller, xp, x)
     given = None if stats is None else _given(xp, state_of(caller, xp, x, stats, layout.affine[0]), computing)
     if given is not None and any(a is not None and a.dtype != computing for a in _parts(stats)):
@@ -169,7 +198,7 @@ def prepare(
     if bias is not None:
         check_affine(caller, x, "bias", bias, layout.affine)
     mask = None if where is None else mask_of(caller, xp, x, where)
-    return Call(layout, xp, x, weight, bias, eps, mask, sync, given, dtype, computing, kind)
+    return Call(layout, xp, x, weight, bias, eps, mask, sync, given, dtype, computing, kind, rows=rows)
 
 
 def _parts(stats: Any, *, steps: bool = False) -> tuple[Any, ...]:

@@ -30,6 +30,7 @@ class Library(NamedTuple):
     has_devices: bool = True  # NumPy and Dask have one; JAX itself refuses mixed ones, and its tracers have none
     is_memory: bool = False  # what an array holds may be written over, and nobody records what was there
     is_lazy: bool = False  # sizes may be NaN, and arrays come in chunks
+    welcomes_numpy: bool = False  # beside its own arrays, as its own functions do: what is made of both is its own
     has_scalars: bool = False  # an array without axes may become a scalar; and it warns of what is not a number
     sums_exactly: bool = False  # its sums do in every dtype: blocks of ours would only split its own
     sums_short: bool = False  # in chains so few that all rounds as a large element does
@@ -44,11 +45,14 @@ LIBRARIES = (
         has_devices=False, is_memory=True, has_scalars=True, always_float64=True,
     ),
     Library("torch", "torch", ("Tensor",), TORCH, sums_exactly=True, sums_short=True),
-    Library("jax", "jax", ("Array",), "jax.numpy", has_devices=False, sums_exactly=True, rounds_anew=True),
+    Library(
+        "jax", "jax", ("Array",), "jax.numpy",
+        has_devices=False, welcomes_numpy=True, sums_exactly=True, rounds_anew=True,
+    ),
     Library("cupy", "cupy", ("ndarray",), "array_api_compat.cupy", is_memory=True),
     Library(
         "dask", "dask.array", ("Array",), "array_api_compat.dask.array",
-        has_devices=False, is_lazy=True, sums_exactly=True,
+        has_devices=False, is_lazy=True, welcomes_numpy=True, sums_exactly=True,
     ),
 )  # fmt: skip
 _RECORDS = {library.namespace: library for library in LIBRARIES}
@@ -114,10 +118,10 @@ def _is_a(value: object, module: str, name: str) -> bool:
     return isinstance(kind, type) and isinstance(value, kind)
 
 
-def refusal(xp: Namespace, value: Array) -> tuple[str, str] | None:
+def refusal(xp: Namespace, value: Array, *, ragged: bool = False) -> tuple[str, str] | None:
     """Return what keeps an array from being its elements alone, and how to get it rid of that; None where nothing does.
 
-    Dask's arrays of masked blocks are refused as a block by itself would be.
+    Dask's arrays of masked blocks are refused as a block by itself would be. Rows of different lengths may be welcome.
     """
     library = record(xp)
     if library.is_lazy:
@@ -125,8 +129,50 @@ def refusal(xp: Namespace, value: Array) -> tuple[str, str] | None:
     if library.name != "torch":
         return None
     if value.is_nested:
-        return "nested", "to_padded_tensor(0.0), and where="
+        padded = "to_padded_tensor(0.0) and where="
+        if value.layout is not sys.modules["torch"].jagged:
+            return "nested", padded
+        return None if ragged else ("nested", f"{padded}, or its values() for statistics over all samples")
     return None if value.layout is sys.modules["torch"].strided else (f"of layout {value.layout}", "to_dense()")
+
+
+def welcome(xp: Namespace, x: Array, value: Array) -> Array:
+    """Return an array as x takes it beside itself: NumPy's as one of the library, a tensor beside a DTensor as that.
+
+    Such a tensor is taken to be the same on every process. Its gradient is, too: that of the whole.
+    """
+    if namespace_of(value) is not xp:
+        value = xp.asarray(value)
+    mesh = getattr(x, "device_mesh", None) if library_name(xp) == "torch" else None
+    if mesh is None or hasattr(value, "device_mesh"):
+        return complete(xp, value)
+    from torch.distributed.tensor import DTensor, Replicate
+
+    return DTensor.from_local(value, mesh, [Replicate()] * mesh.ndim, run_check=False)
+
+
+class Rows(NamedTuple):
+    """How the rows of a jagged tensor, whose samples differ in length, lie packed one after another in a dense one.
+
+    Its samples and its ragged axis are one axis there.
+    """
+
+    offsets: Array
+    lengths: Array | None
+    axis: int  # the ragged one
+
+    def jagged(self, values: Array) -> Array:
+        """Return the jagged tensor of packed rows."""
+        from torch.nested import nested_tensor_from_jagged
+
+        return nested_tensor_from_jagged(values, self.offsets, self.lengths, jagged_dim=self.axis)
+
+
+def rows_of(xp: Namespace, x: Array) -> Rows | None:
+    """Return how the rows of a jagged tensor are packed; None of anything else."""
+    if library_name(xp) != "torch" or not x.is_nested:
+        return None
+    return Rows(x.offsets(), x.lengths(), x._ragged_idx)  # noqa: SLF001  it has no public name
 
 
 def is_compiling() -> bool:

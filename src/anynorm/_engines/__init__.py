@@ -30,8 +30,8 @@ __all__ = ["compose", "engine", "normalize", "problems", "pull", "statistics", "
 
 def normalize(call: Call, *, keep: bool = False) -> tuple[Array, Statistics]:
     """Return the normalised array, and the statistics of its slices: where they are not to be kept they may be None."""
-    done: tuple[Array, Statistics] = _run("normalize", call, keep=keep)
-    return done
+    y, s = _run("normalize", call, keep=keep)
+    return call.jagged(y), s
 
 
 def statistics(call: Call) -> Statistics:
@@ -42,8 +42,8 @@ def statistics(call: Call) -> Statistics:
 
 def pull(call: Call, s: Statistics, dy: Array) -> tuple[Array, Array | None, Array | None]:
     """Return the gradients of x, weight and bias, given that of the result."""
-    done: tuple[Array, Array | None, Array | None] = _run("pull", call, s, dy)
-    return done
+    dx, dweight, dbias = _run("pull", call, s, dy)
+    return call.jagged(dx), dweight, dbias
 
 
 def advance(call: Call, s: Statistics, *arguments: Any) -> tuple[Array, Array] | None:

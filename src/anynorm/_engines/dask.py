@@ -233,12 +233,14 @@ def _on_block(
     axes: Shape | None,
 ) -> Array:
     """Do work with the call that is of this block alone."""
+    xp: Any = namespace_of(x)
+    others = tuple(a if namespace_of(a) is xp else xp.asarray(a) for a in others)  # NumPy's beside another's
     arrays = dict(zip(names, others, strict=True))
     layout = call.layout
     if size is not None:
         layout = layout._replace(groups=x.shape[layout.affine[0]] // size)
     call = call._replace(
-        layout=layout, xp=namespace_of(x), x=x, mask=arrays.pop("mask", None),
+        layout=layout, xp=xp, x=x, mask=arrays.pop("mask", None),
         weight=arrays.pop("weight", None), bias=arrays.pop("bias", None),
     )  # fmt: skip
     merged = arrays.pop("merged", None)
