@@ -31,8 +31,9 @@ def namespace(caller: str, x: Array, /, **others: Array | None) -> Namespace:
     xp = namespace_of(x)
     if xp is None:
         message = (
-            f"{caller} needs x to be an array of NumPy, CuPy, JAX, PyTorch, Dask or another library of the array "
-            f"API standard: got {type(x).__name__}; convert it first, with numpy.asarray(x) for example"
+            f"{caller} needs x to be an array of NumPy, CuPy, JAX, PyTorch, Dask, MLX or another library of the "
+            f"array API standard: got {type(x).__name__}; convert it first, with numpy.asarray(x) for example, or "
+            f"make its library known by anynorm.register"
         )
         raise TypeError(message)
     check_plain(caller, xp, "x", x)
