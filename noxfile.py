@@ -67,6 +67,12 @@ def cupy(session: nox.Session) -> None:
     session.run("pytest", "--library", "cupy", *session.posargs)
 
 
+@nox.session(name="tests(mlx)", default=False)
+def mlx(session: nox.Session) -> None:
+    """Test MLX on a CPU: `nox -s "tests(mlx)"`."""
+    test(session, "mlx", ())
+
+
 @nox.session(default=False)
 def bench(session: nox.Session) -> None:
     """Time every norm beside the native ones, or with `-- --against REVISION` beside another revision."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -216,6 +217,28 @@ class Cupy(Backend):
         return y.device
 
 
+class Mlx(Backend):
+    """MLX, whose float64 no GPU has; NumPy's become its float32, as its own conversions make them."""
+
+    def array(self, a: Any, dtype: str | None = None) -> Any:
+        import mlx.core as mx
+
+        a = np.array(a, order="C")
+        name = dtype or {"float64": "float32", "int64": "int32", "bool": "bool_"}.get(str(a.dtype), str(a.dtype))
+        return mx.array(a, dtype=getattr(mx, {"bool": "bool_"}.get(name, name)))
+
+    def _numpy(self, y: Any) -> np.ndarray:
+        return np.array(y.astype(self._core().float32) if self.dtype(y) == "bfloat16" else y)
+
+    def owns(self, y: Any) -> bool:
+        return isinstance(y, self._core().array)
+
+    def _core(self) -> Any:
+        import mlx.core
+
+        return mlx.core
+
+
 _HALF = (*FLOATS, *HALVES)
 BACKENDS = (
     Backend(),
@@ -228,7 +251,15 @@ BACKENDS = (
     Jitted("jax-jit", "jax", _HALF, "float32", variant=True),
     Dask("dask", "dask"),
     Cupy("cupy", "cupy"),
+    Mlx("mlx", "mlx", ("float32", *HALVES), "float32"),
 )
+
+
+def settled(results: Any) -> Any:
+    """Return results that other threads may use: what MLX has not computed yet, no other thread can compute."""
+    if "mlx.core" in sys.modules:
+        sys.modules["mlx.core"].eval(results)
+    return results
 
 
 def usable(library: str) -> bool:

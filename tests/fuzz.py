@@ -80,6 +80,7 @@ DTYPES = {
     "jax": (*INTEGERS, "float16", "bfloat16", "float32", "float64", "complex64", "complex128"),
     "dask": (*INTEGERS, "float16", "float32", "float64", "complex64"),
     "cupy": (*INTEGERS, "float16", "float32", "float64", "complex64"),
+    "mlx": (*INTEGERS, "float16", "bfloat16", "float32", "complex64"),
 }
 REAL = ("float16", "bfloat16", "float32", "float64", "longdouble", ">f4")
 VALUES = ("noise", "offset", "constant", "zeros", "huge", "tiny", "ramp")
@@ -90,6 +91,7 @@ LAYOUTS = {
     "jax": ("plain",),
     "dask": ("plain", "transposed", "reversed"),
     "cupy": ("plain", "transposed", "reversed"),
+    "mlx": ("plain", "transposed", "reversed"),
 }
 LAZY = ("dask", "cupy", "jax")
 BIG = 10**400  # no float holds it

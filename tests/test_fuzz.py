@@ -8,7 +8,8 @@ import pytest
 import fuzz
 from backends import BACKENDS
 
-FUZZED = {"numpy": 300, "torch": 300, "strict": 300, "dask": 60, "jax": 12}  # calls; lazy ones take their time
+# How many calls: lazy libraries take their time.
+FUZZED = {"numpy": 300, "torch": 300, "strict": 300, "mlx": 300, "dask": 60, "jax": 12}
 SEED = 20
 
 

@@ -417,6 +417,29 @@ def test_second_gradients_in_jax_count_every_path_once(norm, graphs):
     all_near_in_jax(forward_and_reverse_over_reverse, norm, graphs, "float64", SECOND)
 
 
+# ---------------------------------------------------------------------------------- MLX
+
+
+def vjp_in_mlx(function, *primals):
+    """Return what a function returns, and its pullback."""
+    import mlx.core as mx
+
+    return function(*primals), lambda dy: tuple(mx.vjp(function, primals, (dy,))[1])
+
+
+@each_graph
+@pytest.mark.library("mlx")
+def test_first_gradients_in_mlx_count_every_path_once(norm, graph):
+    import mlx.core as mx
+
+    points, _ = leaves(norm)
+    exact, actual = (
+        mx.grad(loss_of(graph, f), argnums=(0, 1))(*(mx.array(a, dtype=dtype) for a in points))
+        for f, dtype in ((Formula(norm, vjp_in_mlx), mx.float64), (Ours(norm), mx.float32))
+    )
+    assert_all_near(actual, exact, FIRST["float32"])
+
+
 # ---------------------------------------------------------------------------------- the example of the docs
 
 

@@ -39,7 +39,7 @@ def test_every_norm_has_a_pullback():
 
 
 def test_importing_anynorm_imports_no_array_library():
-    heavy = "{'numpy', 'torch', 'jax', 'cupy', 'dask', 'numba', 'array_api_strict', 'rich'}"
+    heavy = "{'numpy', 'torch', 'jax', 'cupy', 'dask', 'mlx', 'numba', 'array_api_strict', 'rich'}"
     assert python(f"import sys, anynorm; print(sorted({heavy} & set(sys.modules)))").strip() == "[]"
 
 
@@ -58,6 +58,7 @@ SIGNATURES = {
     "moments": "x, /, *, axis=None, where=None, keepdims=False",
     "merge": "first, /, *others",
     "variance": "m, /, *, correction=0",
+    "register": "array_type, namespace, /",
     "zscore": "x, /, *, axis=0, correction=0, where=None",
     "minmax_scale": "x, /, *, axis=0, feature_range=(0.0, 1.0), where=None",
 }

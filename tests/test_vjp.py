@@ -13,6 +13,7 @@ import pytest
 
 import anynorm
 from anynorm import RunningStats, vjp
+from backends import settled
 from oracles import KINDS, NORMS, assert_near, assert_within, data, gradient, standardized, ulp
 from test_replicas import Replicas
 
@@ -145,6 +146,13 @@ def grad_in_jax(norm, *arrays):
     return [np.asarray(a) for a in jitted(norm)(*arrays)]
 
 
+def grad_in_mlx(norm, *arrays):
+    import mlx.core as mx
+
+    gradients = mx.grad(lambda x, w, b, dy: (norm.call(x, weight=w, bias=b) * dy).sum(), argnums=(0, 1, 2))
+    return [np.asarray(a) for a in gradients(*map(mx.array, arrays))]
+
+
 @each_norm
 @each_kind
 @pytest.mark.parametrize(
@@ -153,6 +161,7 @@ def grad_in_jax(norm, *arrays):
         pytest.param(grad_in_torch, id="torch", marks=pytest.mark.library("torch")),
         pytest.param(grad_in_torch_compiled, id="torch-compiled", marks=pytest.mark.library("torch")),
         pytest.param(grad_in_jax, id="jax-jit", marks=pytest.mark.library("jax")),
+        pytest.param(grad_in_mlx, id="mlx", marks=pytest.mark.library("mlx")),
     ],
 )
 def test_differentiating_the_norm_keeps_the_promise(differentiate, norm, kind, rng):
@@ -310,10 +319,16 @@ def test_empty_arrays_have_empty_gradients(xp, shape):
 def test_a_pullback_over_shards_is_that_of_the_whole(xp, norm, collectives, rng):
     shape = (4, 2, 6, 8)  # split along its last axis, which every norm but one shares statistics over
     dy, cuts = rng.standard_normal(shape).astype(F32), (slice(3), slice(3, None))
+
+    def pullback_of(part, sync):
+        pullback = norm.vjp(part[0], sync=sync)[1]
+        settled(pullback._statistics)  # it may be called in another thread
+        return pullback
+
     for x in (data(kind, shape) for kind in ("offset 0", "offset 1e+06")):
         parts = [tuple(xp.array(np.ascontiguousarray(a[..., cut])) for a in (x, dy)) for cut in cuts]
         replicas = Replicas(2)
-        pullbacks = replicas.run(lambda part, sync: norm.vjp(part[0], sync=sync)[1], parts)
+        pullbacks = replicas.run(pullback_of, parts)
         before = replicas.calls
         both = list(zip(pullbacks, parts, strict=True))
         dxs = replicas.run(lambda pair, _: pair[0](pair[1][1])[0], both)

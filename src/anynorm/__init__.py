@@ -1,6 +1,7 @@
 """Batch, layer, instance and group norm for the arrays of any library."""
 
 from . import vjp
+from ._core.libraries import register
 from ._engines import engine
 from ._moments import Moments, merge, moments, variance
 from ._norms import batch_norm, group_norm, instance_norm, layer_norm, rms_norm
@@ -29,6 +30,7 @@ __all__ = [
     "minmax_scale",
     "moments",
     "population_stats",
+    "register",
     "rms_norm",
     "running_stats",
     "variance",

@@ -8,6 +8,7 @@ REQUIREMENTS = {
     "torch": ("torch>=2.7",),
     "cupy": ("cupy-cuda13x>=14",),
     "dask": ("dask[array]>=2025.1", "numpy>=2.0"),
+    "mlx": ("mlx>=0.32.1",),
     "fast": ("filelock>=3.13", "numba>=0.61", "numpy>=2.0"),
     "cli": ("rich>=13",),
 }  # as in pyproject.toml

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from . import _norms as norms
 from . import _running as running
-from ._core.arguments import gradient_of
+from ._core.arguments import dtypes, gradient_of
 from ._core.libraries import namespace_of
 from ._core.plans import checked
 from ._engines import pull
@@ -59,12 +59,15 @@ class Pullback:
         self._caller, self._call, self._statistics = caller, call, s
 
     def __getstate__(self) -> tuple[str, Call, Statistics]:
-        call = self._call.alone()._replace(xp=None)  # a namespace is a module, which no pickle holds
+        # No pickle holds a module, as a namespace is, or a dtype of MLX.
+        call = self._call.alone()._replace(xp=None, dtype=None, computing=None)
         return self._caller, call, self._statistics
 
     def __setstate__(self, state: tuple[str, Call, Statistics]) -> None:
         self._caller, call, self._statistics = state
-        self._call = call._replace(xp=namespace_of(call.x))
+        xp = namespace_of(call.x)
+        dtype, computing = dtypes(self._caller, xp, call.x)
+        self._call = call._replace(xp=xp, dtype=dtype, computing=computing)
 
     def __call__(self, dy: Array, /) -> tuple[Array, Array | None, Array | None]:
         """Return (dx, dweight, dbias), None where there was no parameter.

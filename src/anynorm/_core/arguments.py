@@ -32,10 +32,12 @@ def namespace(caller: str, x: Array, /, *, ragged: bool = False) -> Namespace:
     """Return x's namespace."""
     xp = namespace_of(x)
     if xp is None:
-        instead = remedy("x", x) or "convert it first, with numpy.asarray(x) for example"
+        instead = remedy("x", x) or (
+            "convert it first, with numpy.asarray(x) for example, or make its library known by anynorm.register"
+        )
         message = (
-            f"{caller} needs x to be an array of NumPy, CuPy, JAX, PyTorch, Dask or another library of the array "
-            f"API standard: got {type(x).__name__}; {instead}"
+            f"{caller} needs x to be an array of NumPy, CuPy, JAX, PyTorch, Dask, MLX or another library of the "
+            f"array API standard: got {type(x).__name__}; {instead}"
         )
         raise TypeError(message)
     check_plain(caller, xp, "x", x, ragged=ragged)

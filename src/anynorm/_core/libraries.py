@@ -27,7 +27,7 @@ class Library(NamedTuple):
     module: str = ""
     kinds: tuple[str, ...] = ()  # the classes of its arrays, in its module
     namespace: str = ""  # the module that makes it follow the standard
-    has_devices: bool = True  # NumPy and Dask have one; JAX itself refuses mixed ones, and its tracers have none
+    has_devices: bool = True  # NumPy and Dask have one, MLX one memory; JAX refuses mixed ones, its tracers have none
     is_memory: bool = False  # what an array holds may be written over, and nobody records what was there
     is_lazy: bool = False  # sizes may be NaN, and arrays come in chunks
     welcomes_numpy: bool = False  # beside its own arrays, as its own functions do: what is made of both is its own
@@ -54,6 +54,7 @@ LIBRARIES = (
         "dask", "dask.array", ("Array",), "array_api_compat.dask.array",
         has_devices=False, is_lazy=True, welcomes_numpy=True, sums_exactly=True,
     ),
+    Library("mlx", "mlx.core", ("array",), "anynorm._adapters.mlx", has_devices=False),
 )  # fmt: skip
 _RECORDS = {library.namespace: library for library in LIBRARIES}
 
@@ -77,7 +78,82 @@ _REFUSED = (  # kinds of array whose arithmetic is another, and what to pass in 
     ("numpy.ma", "MaskedArray", "masked arrays", "its .data, and where=~numpy.ma.getmaskarray(x)"),
     ("numpy", "matrix", "matrices", "numpy.asarray(x)"),
 )
+NEEDED = (  # of a namespace: what array-API code calls
+    "__array_namespace_info__", "any", "astype", "concat", "expand_dims", "finfo", "float32", "isdtype",
+    "isinf", "max", "min", "ones", "reshape", "sqrt", "squeeze", "stack", "sum", "where", "zeros", "zeros_like",
+)  # fmt: skip
 _namespaces: dict[type, Namespace | None] = {}
+_registered: dict[type, Namespace] = {}
+
+
+def register(array_type: type, namespace: Namespace, /) -> None:
+    """Have arrays of a type computed by a namespace that follows the array API standard for them.
+
+    It is for libraries that do not follow the standard themselves, or not far enough. NumPy, CuPy, JAX, PyTorch, Dask,
+    MLX and whatever follows the standard need no registration.
+
+    Parameters
+    ----------
+    array_type : type
+        The class of the arrays. Its subclasses count as well, unless they are registered themselves. Registering it
+        again replaces its namespace.
+    namespace : module or class
+        The functions of the standard that anynorm calls, as :doc:`the guide </guide/register>` lists them.
+
+    Raises
+    ------
+    TypeError
+        array_type is no class, or namespace is no module or class, or lacks some of the functions.
+    ValueError
+        array_type is of a library that anynorm knows by itself.
+
+    See Also
+    --------
+    array_api_compat.array_namespace : finds the namespaces of the libraries that it knows, and takes no others.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import anynorm
+    >>> class Boxed(np.lib.mixins.NDArrayOperatorsMixin):
+    ...     def __init__(self, array):
+    ...         self.array, self.dtype, self.ndim, self.shape = array, array.dtype, array.ndim, array.shape
+    ...
+    ...     def __getitem__(self, index):
+    ...         return Boxed(self.array[index])
+    ...
+    ...     def __array_ufunc__(self, function, method, *arrays, **options):
+    ...         return Boxed(getattr(function, method)(*map(unboxed, arrays), **options))
+    ...
+    ...     def __array_function__(self, function, types, arguments, options):
+    ...         return Boxed(function(*map(unboxed, arguments), **options))
+    >>> def unboxed(a):
+    ...     return a.array if isinstance(a, Boxed) else a
+    >>> anynorm.register(Boxed, np)  # whose functions ask Boxed what to do
+    >>> y = anynorm.layer_norm(Boxed(np.asarray([[1.0, 3.0], [2.0, 6.0]])), eps=0)
+    >>> type(y).__name__, y.array
+    ('Boxed', array([[-1.,  1.],
+           [-1.,  1.]]))
+    """
+    if not isinstance(array_type, type):
+        message = f"register needs array_type to be a class: got {array_type!r}; pass type(x), of an array x"
+        raise TypeError(message)
+    for library in LIBRARIES:
+        if any(issubclass(array_type, known) for known in _classes(library)):
+            message = (
+                f"register needs array_type to be of a library that anynorm does not know by itself: got "
+                f"{array_type.__name__} of {library.name}; leave the registration out"
+            )
+            raise ValueError(message)
+    missing = [name for name in ("__name__", *NEEDED) if not hasattr(namespace, name)]
+    if missing:
+        message = (
+            f"register needs namespace to be a module or a class with the functions of the array API standard that "
+            f"anynorm calls: got {namespace!r} without {', '.join(missing)}; add them"
+        )
+        raise TypeError(message)
+    _registered[array_type] = namespace
+    _namespaces.clear()  # which held what nobody had registered for None
 
 
 def namespace_of(value: object) -> Namespace | None:
@@ -98,24 +174,34 @@ def _find_namespace(value: object) -> Namespace | None:
     Not by array-api-compat's array_namespace: any broken module of a library's name breaks that for all libraries, it
     takes NumPy's arrays of JAX's float0 for JAX's, and Dynamo warns of its cache.
     """
-    for module, name, kind, instead in _REFUSED:
-        if _is_a(value, module, name):
-            message = f"anynorm takes no {kind}: got one; pass {instead}"
+    for module, name, plural, instead in _REFUSED:
+        refused = _class(module, name)
+        if refused is not None and isinstance(value, refused):
+            message = f"anynorm takes no {plural}: got one; pass {instead}"
             raise TypeError(message)
     for library in LIBRARIES:
-        if any(_is_a(value, library.module, kind) for kind in library.kinds):
+        if any(isinstance(value, known) for known in _classes(library)):
             return import_module(library.namespace)
+    for kind in type(value).__mro__:
+        if kind in _registered:
+            return _registered[kind]
     found = getattr(value, "__array_namespace__", None)
     return None if found is None or isinstance(value, type) else found()
 
 
-def _is_a(value: object, module: str, name: str) -> bool:
-    """Whether value is of a class of a module, which nobody has imported where there is no such value.
+def _classes(library: Library) -> list[type]:
+    """Return the classes of a library's arrays."""
+    found = (_class(library.module, name) for name in library.kinds)
+    return [kind for kind in found if kind is not None]
+
+
+def _class(module: str, name: str) -> type | None:
+    """Return a class of a module; None where nobody has imported that, so that there is no array of it.
 
     What goes by the module's name may be something else: a folder in the working directory, a stub.
     """
     kind = getattr(sys.modules.get(module), name, None)
-    return isinstance(kind, type) and isinstance(value, kind)
+    return kind if isinstance(kind, type) else None
 
 
 def refusal(xp: Namespace, value: Array, *, ragged: bool = False) -> tuple[str, str] | None:
@@ -189,7 +275,7 @@ def is_compiling() -> bool:
 
 def device_of(xp: Namespace, x: Array) -> Any:
     """Return x's device, or None where there is nothing to choose."""
-    return x.device if record(xp).has_devices else None
+    return getattr(x, "device", None) if record(xp).has_devices else None  # a registered array may have none
 
 
 def default_dtype(xp: Namespace, x: Array, kind: str) -> Any:
@@ -206,7 +292,7 @@ def double(xp: Namespace, x: Array) -> Any:
         return xp.float64
     # Asking the namespace for the attribute is not enough.
     known = xp.__array_namespace_info__().dtypes(kind="real floating", device=device_of(xp, x))
-    return xp.float64 if "float64" in known else None
+    return known.get("float64")
 
 
 def smallest_square(xp: Namespace, dtype: Any) -> float:
