@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
-from backends import BACKENDS, usable
+from backends import BACKENDS, FEATURES, SLOW, usable
+
+if TYPE_CHECKING:
+    from backends import Backend
 
 # JAX reads it when it is imported; eight devices on one host are what the tests of replicas need.
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
@@ -61,12 +65,22 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             every = every_use.args or under_test
         chosen = [b for b in BACKENDS if b.library in under_test and not (eager and b.variant)]
         chosen = [b for b in chosen if b.library in every or not b.exhaustive]
+        shows = metafunc.module.__name__.rpartition(".")[2] in FEATURES.values()
+        chosen = [b for b in chosen if shows or not b.few]
         dtypes = mark("dtypes")
         if dtypes is None:
-            metafunc.parametrize("xp", chosen, ids=[b.name for b in chosen])
+            names, cases = "xp", [((b,), b.name) for b in chosen]
         else:
             pairs = [(b, dtype) for b in chosen for dtype in dtypes.args if dtype in b.floats]
-            metafunc.parametrize(("xp", "dtype"), pairs, ids=[f"{b.name}-{dtype}" for b, dtype in pairs])
+            names, cases = ("xp", "dtype"), [(pair, f"{pair[0].name}-{pair[1]}") for pair in pairs]
+        marked = [pytest.param(*case, marks=lacking(metafunc.definition, case[0]), id=name) for case, name in cases]
+        metafunc.parametrize(names, marked)
+
+
+def lacking(test: pytest.Item, backend: Backend) -> list[pytest.MarkDecorator]:
+    """Return the marks of a test that needs what a library lacks, which say why; the first that passes is an error."""
+    needed = [name for mark in test.iter_markers("needs") for name in mark.args if name in backend.lacks]
+    return [pytest.mark.xfail(reason=backend.lacks[name], run=name not in SLOW) for name in needed]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -25,6 +25,7 @@ def test_moments_are_those_of_float64(xp, kind, axis, keepdims):
     assert m.count.shape == m.mean.shape == m.m2.shape
 
 
+@pytest.mark.needs("millions of elements")
 def test_variance_of_a_million_rows_at_offset_1e4_is_within_1e_5(xp):
     x = data("offset 1e+04", (1_000_000, 16))
     exact = x.astype(np.float64).var(axis=0)
@@ -80,6 +81,7 @@ def test_variance_has_no_value_where_the_count_is_not_above_the_correction(xp):
 
 
 @pytest.mark.eager
+@pytest.mark.needs("many small calls")
 @pytest.mark.dtypes("float64", "float32")
 def test_many_merges_at_offset_1e6_keep_the_mean_and_in_float64_the_variance(xp, dtype):
     pieces = data("offset 1e+06", (30, 50), dtype)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
-from ._core.arguments import LARGEST, axes_of, cast, check_kin, is_number, namespace, number, rank
+from ._core.arguments import LARGEST, axes_of, cast, check_kin, fits, is_number, namespace, number, rank
 from ._core.call import Layout, Statistics, prepare
-from ._core.libraries import as_array, quiet
+from ._core.libraries import as_array, quiet, stack
 from ._core.standardize import pool
 from ._engines import statistics
 
@@ -127,7 +127,7 @@ def merge(first: Moments, /, *others: Moments) -> Moments:
     True
     """
     xp = _check("merge", first, *others)
-    count, mean, m2 = (xp.stack(part, axis=0) for part in zip(first, *others, strict=True))
+    count, mean, m2 = (stack(xp, list(part)) for part in zip(first, *others, strict=True))
     var = m2 / xp.where(count > 0, count, 1.0)
     parts = Statistics(count, mean, xp.zeros_like(mean), var)
     s = pool(xp, parts, lambda terms: xp.sum(terms, axis=1, keepdims=True))
@@ -190,7 +190,7 @@ def _check(caller: str, *many: Moments) -> Namespace:
         raise TypeError(message)
     for part in (part for m in many for part in m):
         check_kin(caller, xp, like, "the parts of Moments", part)
-        if part.shape != like.shape or part.dtype != like.dtype:
+        if not fits(part.shape, like.shape) or part.dtype != like.dtype:
             message = (
                 f"{caller} needs moments of one shape and dtype: got {tuple(like.shape)} of {like.dtype} and "
                 f"{tuple(part.shape)} of {part.dtype}; take them over the same axes, of arrays of one dtype"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from . import _engines as engines
 from ._core.arguments import LARGEST, cast, check_kin, dtypes, integer, namespace, number, state_of
 from ._core.call import prepare
-from ._core.libraries import as_array, default_dtype, device_of, sharded_as
+from ._core.libraries import as_array, beside, default_dtype, sharded_as
 from ._core.mean import Mean
 from ._engines import compose, normalize
 from ._moments import variance
@@ -72,11 +72,11 @@ def running_stats(channels: int, /, *, like: Array) -> RunningStats:
     if size < 0:
         message = f"running_stats needs channels to be the size of x's channel axis: got {size}"
         raise ValueError(message)
-    device = device_of(xp, like)
+    place = beside(xp, like)
     return RunningStats(
-        xp.zeros((size,), dtype=dtype, device=device),
-        xp.ones((size,), dtype=dtype, device=device),
-        xp.zeros((), dtype=default_dtype(xp, like, "integral"), device=device),
+        xp.zeros((size,), dtype=dtype, **place),
+        xp.ones((size,), dtype=dtype, **place),
+        xp.zeros((), dtype=default_dtype(xp, like, "integral"), **place),
     )
 
 
@@ -124,7 +124,7 @@ def population_stats(m: Moments, /, *, correction: float = 1) -> RunningStats:
         )
         raise ValueError(message)
     xp = namespace("population_stats", m.mean)
-    steps = xp.ones((), dtype=default_dtype(xp, m.mean, "integral"), device=device_of(xp, m.mean))
+    steps = xp.ones((), dtype=default_dtype(xp, m.mean, "integral"), **beside(xp, m.mean))
     correction = number("population_stats", "correction", correction, 0.0, LARGEST, m.mean)
     known = m.count > cast(xp, correction, m.count.dtype)
     return RunningStats(m.mean, xp.where(known, var, 1.0), steps)

@@ -15,7 +15,9 @@ from .libraries import (
     namespace_of,
     record,
     refusal,
+    reshape,
     shape_along,
+    written,
 )
 
 if TYPE_CHECKING:
@@ -60,8 +62,10 @@ def check_kin(caller: str, xp: Namespace, x: Array, name: str, value: Array) -> 
     check_plain(caller, kin, name, value)
     place, other = device_of(xp, x), device_of(kin, value)
     if place is not None and other is not None and place != other:
+        here, there = written(place), written(other)
+        there = f"another queue or part of {there}" if here == there else there
         message = (
-            f"{caller} needs all arrays on one device: got x on {place} and {name} on {other}; move one of them, "
+            f"{caller} needs all arrays on one device: got x on {here} and {name} on {there}; move one of them, "
             f"since anynorm never does"
         )
         raise ValueError(message)
@@ -209,8 +213,13 @@ def broadcasts(shape: Shape, target: Shape) -> bool:
 
 
 def same(size: Any, other: Any) -> bool:
-    """Whether two sizes are equal; that of sizes unknown to Dask, which are NaN, it will find out itself."""
-    return bool(size == other or (size != size and other != other))  # noqa: PLR0124
+    """Whether two sizes are equal; of those unknown so far, to Dask NaN and in a graph None, that shows in a run."""
+    return bool(size == other or (size != size and other != other) or None in (size, other))  # noqa: PLR0124
+
+
+def fits(shape: Shape, other: Shape) -> bool:
+    """Whether two shapes are equal, so far as their sizes are known."""
+    return len(shape) == len(other) and all(map(same, shape, other))
 
 
 def check_sizes(caller: str, xp: Namespace, shape: Shape, axes: Shape) -> None:
@@ -226,7 +235,7 @@ def check_sizes(caller: str, xp: Namespace, shape: Shape, axes: Shape) -> None:
 def check_affine(caller: str, x: Array, name: str, value: Array, axes: Shape) -> None:
     """Refuse a weight or bias of neither the norm's own shape, nor x's rank and broadcastable to x."""
     shape, own = tuple(value.shape), tuple(x.shape[i] for i in axes)
-    if shape != own and not broadcasts(shape, tuple(x.shape)):
+    if not fits(shape, own) and not broadcasts(shape, tuple(x.shape)):
         message = (
             f"{caller} needs {name} of shape {own}, or of x's rank and broadcastable to x's shape {tuple(x.shape)}: "
             f"got {shape}; reshape it"
@@ -256,7 +265,7 @@ def state_of(caller: str, xp: Namespace, x: Array, stats: Any, channel: int) -> 
 
 
 def _channel_parameter(caller: str, xp: Namespace, x: Array, name: str, value: Array, channel: int) -> Array:
-    if tuple(value.shape) != (x.shape[channel],):
+    if not fits(tuple(value.shape), (x.shape[channel],)):
         message = (
             f"{caller} needs {name} of shape {(x.shape[channel],)}, one value a channel (x.shape[{channel}]): "
             f"got {tuple(value.shape)}; make the state with running_stats({x.shape[channel]}, like=x)"
@@ -266,7 +275,7 @@ def _channel_parameter(caller: str, xp: Namespace, x: Array, name: str, value: A
     if dtype != value.dtype and xp.isdtype(value.dtype, ("bool", "integral")):
         message = f"{caller} needs {name} of a floating dtype: got {value.dtype}; make the state with running_stats"
         raise TypeError(message)
-    return xp.reshape(like_x(caller, xp, name, value, dtype), shape_along(x, (channel,)))
+    return reshape(xp, like_x(caller, xp, name, value, dtype), shape_along(x, (channel,)))
 
 
 def like_x(caller: str, xp: Namespace, name: str, value: Array, dtype: Any) -> Array:
@@ -281,7 +290,7 @@ def gradient_of(caller: str, xp: Namespace, x: Array, dy: Array) -> Array:
     """Return the gradient of the result, which has x's shape, a NumPy one on a Dask array as Dask's."""
     caller = f"{caller}'s pullback"
     check_kin(caller, xp, x, "dy", dy)
-    if dy.ndim != x.ndim or not all(map(same, dy.shape, x.shape)):
+    if not fits(dy.shape, x.shape):
         message = (
             f"{caller} needs dy of the result's shape {tuple(x.shape)}: got {tuple(dy.shape)}; broadcast it, since a "
             f"gradient has one value for each element of the result"
@@ -321,6 +330,12 @@ def groups_of(caller: str, x: Array, channel: int, num_groups: int) -> int:
         groups, channels = integer(caller, "num_groups", num_groups), x.shape[channel]
     except TypeError as error:
         raise ValueError(*error.args) from None
+    if channels is None:
+        message = (
+            f"{caller} needs to know the number of channels, to split them into groups: got x of shape "
+            f"{tuple(x.shape)}; give axis {channel} a size"
+        )
+        raise ValueError(message)
     if not has_sizes(namespace_of(x), x.shape):  # Dask's reshape would fail
         message = (
             f"{caller} needs to know every size of x, to split it into groups: got x of shape {tuple(x.shape)}; "

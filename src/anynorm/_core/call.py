@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import operator
+import sys
+import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .arguments import LARGEST, at_rank, cast, check_affine, check_sizes, dtypes, mask_of, namespace, number, state_of
-from .libraries import as_array, chunked_as, namespace_of, reuse, shape_along
+from .libraries import as_array, chunked_as, fills, namespace_of, record, reshape, reuse, shape_along
 from .mean import Mean, counts
 from .plans import find, kind_of
 
@@ -96,21 +98,20 @@ class Call(NamedTuple):
     def broadcastable(self, parameter: Array) -> Array:
         """Return weight or bias in the dtype to compute in, at x's rank."""
         xp, x = self.xp, self.x
-        own = tuple(x.shape[i] for i in self.layout.affine)
         value = xp.astype(
             parameter if namespace_of(parameter) is xp else xp.asarray(parameter), self.computing, copy=False
         )
-        return xp.reshape(value, shape_along(x, self.layout.affine)) if tuple(value.shape) == own else value
+        return value if value.ndim == x.ndim else reshape(xp, value, shape_along(x, self.layout.affine))
 
     def gradient(self, parameter: Array, total: Array) -> Array:
         """Return the gradient of weight or bias in its shape and dtype, or in a floating one."""
         dtype = parameter.dtype if self.xp.isdtype(parameter.dtype, "real floating") else total.dtype
-        return self.xp.astype(self.xp.reshape(total, tuple(parameter.shape)), dtype, copy=False)
+        return self.xp.astype(reshape(self.xp, total, tuple(parameter.shape)), dtype, copy=False)
 
     def join(self, y: Array) -> Array:
         """Return what the computation made of x in x's shape, 0 where the mask hides it."""
         if self.layout.groups is not None:
-            y = self.xp.reshape(y, self.x.shape)
+            y = join(self.xp, y, self.layout.affine[0], self.x.shape)
         return y if self.mask is None else self.xp.where(self.mask, y, 0.0)
 
     def finish(self, y: Array) -> Array:
@@ -170,9 +171,24 @@ def prepare(
     if bias is not None:
         check_affine(caller, x, "bias", bias, layout.affine)
     mask = None if where is None else mask_of(caller, xp, x, where)
+    if (layout.centred and (given is None or fills(xp, given.mean))) or fills(xp, bias):
+        _say_that_it_fills(caller, xp)
     if given is None and counted:
         check_sizes(caller, xp, layout.shape(x), layout.shared)
     return Call(layout, xp, x, weight, bias, eps, mask, sync, given, dtype, computing, kind)
+
+
+def _say_that_it_fills(caller: str, xp: Namespace) -> None:
+    """Warn that a sparse array is about to become full."""
+    if record(xp).is_sparse:
+        message = (
+            f"{caller} fills x, which is sparse, since it subtracts a mean or adds a bias other than 0: pass "
+            f"x.todense(), which takes less memory and time, or use rms_norm, which stays sparse"
+        )
+        level, frame = 1, sys._getframe()  # noqa: SLF001
+        while frame.f_back is not None and frame.f_globals["__name__"].startswith("anynorm."):
+            level, frame = level + 1, frame.f_back
+        warnings.warn(message, RuntimeWarning, stacklevel=level)  # at the caller's line
 
 
 def _parts(stats: Any, *, steps: bool = False) -> tuple[Any, ...]:
@@ -222,4 +238,15 @@ def split(xp: Namespace, a: Array, axis: int, parts: int) -> Array:
     size = a.shape[axis]
     if size < 2:  # Dask cannot split an empty axis
         return xp.expand_dims(a, axis=axis)
-    return xp.reshape(a, (*a.shape[:axis], parts, size // parts, *a.shape[axis + 1 :]))
+    if a.shape.count(None) < 2:
+        return reshape(xp, a, (*a.shape[:axis], parts, size // parts, *a.shape[axis + 1 :]))
+    before, share = (slice(None),) * axis, size // parts
+    return xp.stack([a[(*before, slice(i, i + share), ...)] for i in range(0, size, share)], axis=axis)
+
+
+def join(xp: Namespace, a: Array, axis: int, shape: Shape) -> Array:
+    """Return an array whose axis was split in the shape that it had."""
+    if shape.count(None) < 2:
+        return reshape(xp, a, shape)
+    before = (slice(None),) * axis
+    return xp.concat([a[(*before, i, ...)] for i in range(a.shape[axis])], axis=axis)
