@@ -64,7 +64,7 @@ def lacking(backend: Backend, module: str) -> list[str]:
 def needs(module: Path) -> set[str]:
     """Return what the tests of a module say that they need."""
     marks = re.findall(r"mark\.needs\(([^)]*)\)", module.read_text())
-    return {name for mark in marks for name in re.findall(r'"([^"]*)"', mark)}
+    return {name for mark in marks for name in re.findall(r'"(.*?)"', mark)}
 
 
 def lacks(backend: Backend) -> str:
