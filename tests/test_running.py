@@ -42,6 +42,7 @@ def step(form, **options):
     return lambda a, *stats: TRAIN[form](a, RunningStats(*stats), **options)
 
 
+@pytest.mark.needs("many small calls")
 @each_form
 @pytest.mark.parametrize("offset", [0.0, 1e4])
 @pytest.mark.every_use
