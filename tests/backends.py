@@ -398,7 +398,10 @@ BACKENDS = (
     Ndonnx("ndonnx", "ndonnx", FLOATS, used="as an ONNX graph, run by onnxruntime", tested="0.23.0", few=True),
     Sparse(
         "sparse", "sparse", FLOATS, used="eagerly, as COO and GCXS", tested="0.19.3", few=True,
-        lacks={"millions of elements": "it sorts the places of all that it stores, after every step"},
+        lacks={
+            "moments of GCXS": "arrays in that form have no squeeze; keepdims=True does without",
+            "millions of elements": "it sorts the places of all that it stores, after every step",
+        },
     ),
     Cubed(
         "cubed", "cubed", FLOATS, used="lazily, in chunks", tested="0.27.0", few=True,

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
 from backends import BACKENDS, FEATURES, SLOW, usable
-
-if TYPE_CHECKING:
-    from backends import Backend
 
 # JAX reads it when it is imported; eight devices on one host are what the tests of replicas need.
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
@@ -88,18 +84,23 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return all(name in chosen if name in arrays else usable(name) for name in needs)
 
     for item in items:
-        if "xp" in item.fixturenames:
-            expect_what_is_lacking(item, item.callspec.params["xp"])
+        expect_what_is_lacking(item)
     left_out = [item for item in items if not wanted(item)]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if wanted(item)]
 
 
-def expect_what_is_lacking(item: pytest.Item, backend: Backend) -> None:
-    """Let a test fail that needs what a library lacks, with the reason; some of its cases may do without."""
-    for name in [name for mark in item.iter_markers("needs") for name in mark.args if name in backend.lacks]:
-        item.add_marker(pytest.mark.xfail(reason=f"{name}: {backend.lacks[name]}", run=name not in SLOW, strict=False))
+def expect_what_is_lacking(item: pytest.Item) -> None:
+    """Let a test fail that needs what its library lacks, with the reason; some of its cases may do without."""
+    needed = {name for mark in item.iter_markers("needs") for name in mark.args}
+    if needed:
+        own = [name for mark in item.iter_markers("library") for name in mark.args]
+        tested = (
+            [item.callspec.params["xp"]] if "xp" in item.fixturenames else [b for b in BACKENDS if b.library in own]
+        )
+        for name, reason in [found for b in tested for found in b.lacks.items() if found[0] in needed]:
+            item.add_marker(pytest.mark.xfail(reason=f"{name}: {reason}", run=name not in SLOW, strict=False))
 
 
 @pytest.fixture
