@@ -395,7 +395,10 @@ BACKENDS = (
         "dpnp", "dpnp", FLOATS, used="eagerly, on a queue of a CPU", tested="0.20.0", few=True,
         lacks={"pickles": "its arrays have them, but the queues that they name have none: no pullback is copied"},
     ),
-    Ndonnx("ndonnx", "ndonnx", FLOATS, used="as an ONNX graph, run by onnxruntime", tested="0.23.0", few=True),
+    Ndonnx(
+        "ndonnx", "ndonnx", FLOATS, used="as an ONNX graph, run by onnxruntime", tested="0.23.0", few=True,
+        lacks={"pickles": "the nodes of its graphs refuse to be copied, and so does a pullback that holds one"},
+    ),
     Sparse(
         "sparse", "sparse", FLOATS, used="eagerly, as COO and GCXS", tested="0.19.3", few=True,
         lacks={

@@ -278,7 +278,7 @@ def stack(xp: Namespace, arrays: list[Array]) -> Array:
     """
     library = record(xp)
     if library.is_sparse:
-        arrays = [xp.asarray(a.todense()) for a in arrays]
+        arrays = [xp.COO.from_numpy(a.todense(), fill_value=0) for a in arrays]
     if library.is_chunked:
         arrays = [chunked_as(xp, a, arrays[0]) for a in arrays]
     return xp.stack(arrays, axis=0)
