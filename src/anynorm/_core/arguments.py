@@ -214,7 +214,7 @@ def broadcasts(shape: Shape, target: Shape) -> bool:
 
 def same(size: Any, other: Any) -> bool:
     """Whether two sizes are equal; of those unknown so far, to Dask NaN and in a graph None, that shows in a run."""
-    return bool(size == other or (size != size and other != other) or None in (size, other))  # noqa: PLR0124
+    return size is None or other is None or bool(size == other or (size != size and other != other))  # noqa: PLR0124
 
 
 def fits(shape: Shape, other: Shape) -> bool:

@@ -9,7 +9,7 @@ import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .arguments import LARGEST, at_rank, cast, check_affine, check_sizes, dtypes, mask_of, namespace, number, state_of
-from .libraries import as_array, chunked_as, fills, namespace_of, record, reshape, reuse, shape_along
+from .libraries import as_array, chunked_as, fills, namespace_of, record, reshape, reuse, shape_along, unknown
 from .mean import Mean, counts
 from .plans import find, kind_of
 
@@ -238,7 +238,7 @@ def split(xp: Namespace, a: Array, axis: int, parts: int) -> Array:
     size = a.shape[axis]
     if size < 2:  # Dask cannot split an empty axis
         return xp.expand_dims(a, axis=axis)
-    if a.shape.count(None) < 2:
+    if unknown(a.shape) < 2:
         return reshape(xp, a, (*a.shape[:axis], parts, size // parts, *a.shape[axis + 1 :]))
     before, share = (slice(None),) * axis, size // parts
     return xp.stack([a[(*before, slice(i, i + share), ...)] for i in range(0, size, share)], axis=axis)
@@ -246,7 +246,7 @@ def split(xp: Namespace, a: Array, axis: int, parts: int) -> Array:
 
 def join(xp: Namespace, a: Array, axis: int, shape: Shape) -> Array:
     """Return an array whose axis was split in the shape that it had."""
-    if shape.count(None) < 2:
+    if unknown(shape) < 2:
         return reshape(xp, a, shape)
     before = (slice(None),) * axis
     return xp.concat([a[(*before, i, ...)] for i in range(a.shape[axis])], axis=axis)

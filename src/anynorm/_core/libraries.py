@@ -218,12 +218,17 @@ def has_sizes(xp: Namespace, sizes: Shape | list[Any]) -> bool:
     return not record(xp).is_lazy or all(size == size for size in sizes)  # noqa: PLR0124
 
 
+def unknown(shape: Shape) -> int:
+    """Return how many sizes are unknown."""
+    return sum(1 for size in shape if size is None)
+
+
 def reshape(xp: Namespace, a: Array, shape: Shape) -> Array:
     """Return an array in another shape, of which a size that is unknown, None in the standard, is what is left.
 
     Where several are, the two shapes have to differ in axes of size 1 alone.
     """
-    if shape.count(None) < 2:
+    if unknown(shape) < 2:
         return xp.reshape(a, tuple(-1 if size is None else size for size in shape))  # type: ignore[redundant-expr]
     a = xp.squeeze(a, axis=tuple(i for i, size in enumerate(a.shape) if size == 1))
     return a[tuple(None if size == 1 else slice(None) for size in shape)]

@@ -29,8 +29,10 @@ class Mean:
     ) -> None:
         self.xp, self.shape, self.axes, self.mask, self.sync = xp, x.shape, axes, mask, sync
         self.dtype, self.wide, self._count = x.dtype, sums_in(xp, x), None  # Dynamo knows no cached_property
-        if mask is None and None in [x.shape[i] for i in axes]:
+        unknown = mask is None and any(x.shape[i] is None for i in axes)
+        if unknown:
             self._count = _count_at_run_time(xp, x, axes)
+        self.counted = unknown or mask is not None  # whether the count is an array
 
     @property
     def count(self) -> Any:
@@ -47,7 +49,7 @@ class Mean:
     @property
     def divisor(self) -> Any:
         """What sums over a slice are divided by: its count, or 1 where that is 0."""
-        if not hasattr(self.count, "dtype"):
+        if not self.counted:
             return as_number(self.xp, self.count, self.dtype, least=1)
         return self.xp.astype(self.xp.where(self.count > 0, self.count, 1), self.wide or self.dtype)
 
