@@ -218,7 +218,7 @@ def has_sizes(xp: Namespace, sizes: Shape | list[Any]) -> bool:
     return not record(xp).is_lazy or all(size == size for size in sizes)  # noqa: PLR0124
 
 
-def unknown(shape: Shape) -> int:
+def unknown(shape: tuple[Any, ...]) -> int:
     """Return how many sizes are unknown."""
     return sum(1 for size in shape if size is None)
 
