@@ -73,6 +73,18 @@ def mlx(session: nox.Session) -> None:
     test(session, "mlx", ())
 
 
+MORE = ("dpnp", "ndonnx", "sparse", "cubed")
+
+
+@nox.session(name="tests(more)", default=False)
+def more(session: nox.Session) -> None:
+    """Test the libraries that have nothing of their own here: dpnp on a CPU, ndonnx, pydata/sparse and Cubed."""
+    install(session, "test", "more")
+    driver = {"OCL_ICD_FILENAMES": f"{session.virtualenv.location}/lib/libintelocl.so"}  # which makes the CPU a device
+    needed = [f"--library={name}" for name in (*MORE, "onnxruntime")]
+    session.run("pytest", *WORKERS, *needed, *session.posargs, env=driver)
+
+
 @nox.session(default=False)
 def bench(session: nox.Session) -> None:
     """Time every norm beside the native ones, or with `-- --against REVISION` beside another revision."""

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
-from backends import BACKENDS, usable
+from backends import BACKENDS, FEATURES, SLOW, usable
 
 # JAX reads it when it is imported; eight devices on one host are what the tests of replicas need.
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
@@ -61,6 +61,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             every = every_use.args or under_test
         chosen = [b for b in BACKENDS if b.library in under_test and not (eager and b.variant)]
         chosen = [b for b in chosen if b.library in every or not b.exhaustive]
+        shows = metafunc.module.__name__.rpartition(".")[2] in FEATURES.values()
+        chosen = [b for b in chosen if shows or not b.few]
         dtypes = mark("dtypes")
         if dtypes is None:
             metafunc.parametrize("xp", chosen, ids=[b.name for b in chosen])
@@ -81,10 +83,24 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             return False
         return all(name in chosen if name in arrays else usable(name) for name in needs)
 
+    for item in items:
+        expect_what_is_lacking(item)
     left_out = [item for item in items if not wanted(item)]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if wanted(item)]
+
+
+def expect_what_is_lacking(item: pytest.Item) -> None:
+    """Let a test fail that needs what its library lacks, with the reason; some of its cases may do without."""
+    needed = {name for mark in item.iter_markers("needs") for name in mark.args}
+    if needed:
+        own = [name for mark in item.iter_markers("library") for name in mark.args]
+        tested = (
+            [item.callspec.params["xp"]] if "xp" in item.fixturenames else [b for b in BACKENDS if b.library in own]
+        )
+        for name, reason in [found for b in tested for found in b.lacks.items() if found[0] in needed]:
+            item.add_marker(pytest.mark.xfail(reason=f"{name}: {reason}", run=name not in SLOW, strict=False))
 
 
 @pytest.fixture

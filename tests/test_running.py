@@ -42,6 +42,7 @@ def step(form, **options):
     return lambda a, *stats: TRAIN[form](a, RunningStats(*stats), **options)
 
 
+@pytest.mark.needs("many small calls")
 @each_form
 @pytest.mark.parametrize("offset", [0.0, 1e4])
 @pytest.mark.every_use
@@ -104,6 +105,7 @@ def test_a_state_starts_in_likes_dtype_but_at_least_float32(xp, dtype):
 
 @each_form
 @pytest.mark.parametrize("shape", [(0, 4), (0, 4, 3, 3), (2, 4, 0, 3)])
+@pytest.mark.needs("empty arrays")
 def test_an_empty_batch_leaves_the_state_alone(xp, form, shape):
     old = RunningStats(*(xp.array(np.full(4, value, dtype=np.float32)) for value in (3.5, 2.5)), 7)
     y, stats = xp.run(

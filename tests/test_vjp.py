@@ -302,6 +302,7 @@ def test_the_gradient_of_a_constant_slice_is_finite(xp, value, eps, rng):
 
 
 @pytest.mark.parametrize("shape", [(0, 4), (4, 0), (0, 0, 3), (2, 4, 0)], ids=str)
+@pytest.mark.needs("empty arrays")
 def test_empty_arrays_have_empty_gradients(xp, shape):
     x, w = xp.array(np.zeros(shape, F32)), xp.array(np.ones(shape[1], F32))
     y, pullback = vjp.batch_norm(x, weight=w, bias=w)
@@ -409,6 +410,7 @@ def test_stats_leave_nothing_to_sync():
 
 
 @pytest.mark.eager
+@pytest.mark.needs("pickles")
 @each_norm
 def test_a_copied_or_pickled_pullback_pulls_the_same(xp, norm, rng):
     x, dy = data("offset 3", SHAPE), rng.standard_normal(SHAPE).astype(F32)

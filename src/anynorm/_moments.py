@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
-from ._core.arguments import LARGEST, axes_of, cast, is_number, kin, namespace, number, rank
+from ._core.arguments import LARGEST, axes_of, cast, fits, is_number, kin, namespace, number, rank
 from ._core.call import Layout, Statistics, prepare
-from ._core.libraries import as_array, quiet, rounded_once
+from ._core.libraries import as_array, quiet, rounded_once, stack
 from ._core.standardize import pool
 from ._engines import statistics
 
@@ -137,7 +137,7 @@ def merge(first: Moments, /, *others: Moments) -> Moments:
     True
     """
     xp, many = _check("merge", first, *others)
-    count, mean, m2, rest = (xp.stack(part, axis=0) for part in zip(*many, strict=True))
+    count, mean, m2, rest = (stack(xp, list(part)) for part in zip(*many, strict=True))
     var = m2 / xp.where(count > 0, count, 1.0)
     s = pool(xp, Statistics(count, mean, rest, var), lambda terms: xp.sum(terms, axis=1, keepdims=True))
     mean, rest = nearest(xp, s.mean, s.rest)
@@ -201,7 +201,7 @@ def _check(caller: str, *many: Moments) -> tuple[Namespace, list[Moments]]:
     whole = [Moments(*(kin(caller, xp, like, "the parts of Moments", part) for part in m)) for m in whole]
     parts: list[Array] = [part for m in whole for part in m]
     for part in parts:
-        if part.shape != like.shape or part.dtype != like.dtype:
+        if not fits(part.shape, like.shape) or part.dtype != like.dtype:
             message = (
                 f"{caller} needs moments of one shape and dtype: got {tuple(like.shape)} of {like.dtype} and "
                 f"{tuple(part.shape)} of {part.dtype}; take them over the same axes, of arrays of one dtype"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from . import _engines as engines
 from ._core.arguments import LARGEST, cast, dtypes, integer, kin, namespace, number, state_of
 from ._core.call import prepare
-from ._core.libraries import as_array, default_dtype, device_of, has_sizes, sharded_as, welcome
+from ._core.libraries import as_array, beside, default_dtype, has_sizes, sharded_as, welcome
 from ._core.mean import Mean
 from ._engines import compose, normalize
 from ._moments import variance
@@ -84,11 +84,11 @@ def running_stats(channels: int, /, *, like: Array) -> RunningStats:
     if size < 0:
         message = f"running_stats needs channels to be the size of x's channel axis: got {size}"
         raise ValueError(message)
-    device = device_of(xp, like)
+    place = beside(xp, like)
     start = (
-        xp.zeros((size,), dtype=dtype, device=device),
-        xp.ones((size,), dtype=dtype, device=device),
-        xp.zeros((), dtype=default_dtype(xp, like, "integral"), device=device),
+        xp.zeros((size,), dtype=dtype, **place),
+        xp.ones((size,), dtype=dtype, **place),
+        xp.zeros((), dtype=default_dtype(xp, like, "integral"), **place),
     )
     return RunningStats(*(welcome(xp, like, value) for value in start))
 
@@ -137,7 +137,7 @@ def population_stats(m: Moments, /, *, correction: float = 1) -> PopulationStats
         )
         raise ValueError(message)
     xp = namespace("population_stats", m.mean)
-    steps = xp.ones((), dtype=default_dtype(xp, m.mean, "integral"), device=device_of(xp, m.mean))
+    steps = xp.ones((), dtype=default_dtype(xp, m.mean, "integral"), **beside(xp, m.mean))
     correction = number("population_stats", "correction", correction, 0.0, LARGEST, m.mean)
     known = m.count > cast(xp, correction, m.count.dtype)
     rest = xp.zeros_like(m.mean) if isinstance(m.rest, (int, float)) else m.rest

@@ -9,7 +9,7 @@ import mlx.core as mx
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-Array = mx.array
+    from anynorm._core.libraries import Array
 
 
 def __getattr__(name: str) -> Any:

@@ -15,9 +15,11 @@ from .libraries import (
     namespace_of,
     record,
     refusal,
+    reshape,
     rows_of,
     shape_along,
     welcome,
+    written,
 )
 
 if TYPE_CHECKING:
@@ -70,8 +72,10 @@ def kin(caller: str, xp: Namespace, x: Array, name: str, value: Array, rows: Row
     check_plain(caller, own, name, value)
     place, other = device_of(xp, x), device_of(own, value)
     if place is not None and other is not None and place != other:
+        here, there = written(place), written(other)
+        there = f"another queue or part of {there}" if here == there else there
         message = (
-            f"{caller} needs all arrays on one device: got x on {place} and {name} on {other}; move one of them, "
+            f"{caller} needs all arrays on one device: got x on {here} and {name} on {there}; move one of them, "
             f"since anynorm never does"
         )
         raise ValueError(message)
@@ -248,14 +252,19 @@ def broadcasts(shape: Shape, target: Shape) -> bool:
 
 
 def same(size: Any, other: Any) -> bool:
-    """Whether two sizes are equal; that of sizes unknown to Dask, which are NaN, it will find out itself."""
-    return bool(size == other or (size != size and other != other))  # noqa: PLR0124
+    """Whether two sizes are equal; of those unknown so far, to Dask NaN and in a graph None, that shows in a run."""
+    return size is None or other is None or bool(size == other or (size != size and other != other))  # noqa: PLR0124
+
+
+def fits(shape: Shape, other: Shape) -> bool:
+    """Whether two shapes are equal, so far as their sizes are known."""
+    return len(shape) == len(other) and all(map(same, shape, other))
 
 
 def check_affine(caller: str, x: Array, name: str, value: Array, axes: Shape) -> None:
     """Refuse a weight or bias of neither the norm's own shape, nor x's rank and broadcastable to x."""
     shape, own = tuple(value.shape), tuple(x.shape[i] for i in axes)
-    if shape != own and not broadcasts(shape, tuple(x.shape)):
+    if not fits(shape, own) and not broadcasts(shape, tuple(x.shape)):
         message = (
             f"{caller} needs {name} of shape {own}, or of x's rank and broadcastable to x's shape {tuple(x.shape)}: "
             f"got {shape}; reshape it"
@@ -287,7 +296,7 @@ def state_of(caller: str, xp: Namespace, x: Array, stats: Any, channel: int) -> 
 
 def _channel_parameter(caller: str, xp: Namespace, x: Array, name: str, value: Array, channel: int) -> Array:
     value = kin(caller, xp, x, name, value)
-    if tuple(value.shape) != (x.shape[channel],):
+    if not fits(tuple(value.shape), (x.shape[channel],)):
         message = (
             f"{caller} needs {name} of shape {(x.shape[channel],)}, one value a channel (x.shape[{channel}]): "
             f"got {tuple(value.shape)}; make the state with running_stats({x.shape[channel]}, like=x)"
@@ -297,14 +306,14 @@ def _channel_parameter(caller: str, xp: Namespace, x: Array, name: str, value: A
     if dtype != value.dtype and xp.isdtype(value.dtype, ("bool", "integral")):
         message = f"{caller} needs {name} of a floating dtype: got {value.dtype}; make the state with running_stats"
         raise TypeError(message)
-    return xp.reshape(xp.astype(value, dtype, copy=False), shape_along(x, (channel,)))
+    return reshape(xp, xp.astype(value, dtype, copy=False), shape_along(x, (channel,)))
 
 
 def gradient_of(caller: str, xp: Namespace, x: Array, dy: Array, rows: Rows | None) -> Array:
     """Return the gradient of the result, which has x's shape."""
     caller = f"{caller}'s pullback"
     dy = kin(caller, xp, x, "dy", dy, rows)
-    if dy.ndim != x.ndim or not all(map(same, dy.shape, x.shape)):
+    if not fits(dy.shape, x.shape):
         message = (
             f"{caller} needs dy of the result's shape {tuple(x.shape)}: got {tuple(dy.shape)}; broadcast it, since a "
             f"gradient has one value for each element of the result"
@@ -344,6 +353,12 @@ def groups_of(caller: str, x: Array, channel: int, num_groups: int) -> int:
     except TypeError as error:
         raise ValueError(*error.args) from None
     check_sizes(namespace_of(x), x.shape, (channel,))
+    if channels is None:
+        message = (
+            f"{caller} needs to know the number of channels, to split them into groups: got x of shape "
+            f"{tuple(x.shape)}; give axis {channel} a size"
+        )
+        raise ValueError(message)
     if groups < 1 or channels % groups:
         divisors = [str(d) for d in range(1, channels + 1) if channels % d == 0]
         use = " or ".join([", ".join(divisors[:-1]), divisors[-1]] if len(divisors) > 1 else divisors)

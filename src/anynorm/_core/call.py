@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import operator
+import sys
+import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .arguments import (
@@ -19,7 +21,19 @@ from .arguments import (
     number,
     state_of,
 )
-from .libraries import as_array, check_sizes, chunked_as, complete, reuse, rows_of, shape_along
+from .libraries import (
+    as_array,
+    check_sizes,
+    chunked_as,
+    complete,
+    fills,
+    record,
+    reshape,
+    reuse,
+    rows_of,
+    shape_along,
+    unknown,
+)
 from .mean import Mean, counts
 from .plans import find, kind_of
 
@@ -113,14 +127,13 @@ class Call(NamedTuple):
     def broadcastable(self, parameter: Array) -> Array:
         """Return weight or bias in the dtype to compute in, at x's rank."""
         xp, x = self.xp, self.x
-        own = tuple(x.shape[i] for i in self.layout.affine)
         value = xp.astype(parameter, self.computing, copy=False)
-        return xp.reshape(value, shape_along(x, self.layout.affine)) if tuple(value.shape) == own else value
+        return value if value.ndim == x.ndim else reshape(xp, value, shape_along(x, self.layout.affine))
 
     def gradient(self, parameter: Array, total: Array) -> Array:
         """Return the gradient of weight or bias in its shape and dtype, or in a floating one."""
         dtype = parameter.dtype if self.xp.isdtype(parameter.dtype, "real floating") else total.dtype
-        return self.xp.astype(self.xp.reshape(total, tuple(parameter.shape)), dtype, copy=False)
+        return self.xp.astype(reshape(self.xp, total, tuple(parameter.shape)), dtype, copy=False)
 
     def jagged(self, y: Array) -> Array:
         """Return what an engine made of x as jagged as x was."""
@@ -129,7 +142,7 @@ class Call(NamedTuple):
     def join(self, y: Array) -> Array:
         """Return what the computation made of x in x's shape, 0 where the mask hides it."""
         if self.layout.groups is not None:
-            y = self.xp.reshape(y, self.x.shape)
+            y = join(self.xp, y, self.layout.affine[0], self.x.shape)
         return y if self.mask is None else self.xp.where(self.mask, y, 0.0)
 
     def finish(self, y: Array) -> Array:
@@ -198,7 +211,22 @@ def prepare(
     if bias is not None:
         check_affine(caller, x, "bias", bias, layout.affine)
     mask = None if where is None else mask_of(caller, xp, x, where)
+    if (layout.centred and (given is None or fills(xp, given.mean))) or fills(xp, bias):
+        _say_that_it_fills(caller, xp)
     return Call(layout, xp, x, weight, bias, eps, mask, sync, given, dtype, computing, kind, rows=rows)
+
+
+def _say_that_it_fills(caller: str, xp: Namespace) -> None:
+    """Warn that a sparse array is about to become full."""
+    if record(xp).is_sparse:
+        message = (
+            f"{caller} fills x, which is sparse, since it subtracts a mean or adds a bias other than 0: pass "
+            f"x.todense(), which takes less memory and time, or use rms_norm, which stays sparse"
+        )
+        level, frame = 1, sys._getframe()  # noqa: SLF001
+        while frame.f_back is not None and frame.f_globals["__name__"].startswith("anynorm."):
+            level, frame = level + 1, frame.f_back
+        warnings.warn(message, RuntimeWarning, stacklevel=level)  # at the caller's line
 
 
 def _parts(stats: Any, *, steps: bool = False) -> tuple[Any, ...]:
@@ -253,4 +281,15 @@ def split(xp: Namespace, a: Array, axis: int, parts: int) -> Array:
     size = a.shape[axis]
     if size < 2:  # Dask cannot split an empty axis
         return xp.expand_dims(a, axis=axis)
-    return xp.reshape(a, (*a.shape[:axis], parts, size // parts, *a.shape[axis + 1 :]))
+    if unknown(a.shape) < 2:
+        return reshape(xp, a, (*a.shape[:axis], parts, size // parts, *a.shape[axis + 1 :]))
+    before, share = (slice(None),) * axis, size // parts
+    return xp.stack([a[(*before, slice(i, i + share), ...)] for i in range(0, size, share)], axis=axis)
+
+
+def join(xp: Namespace, a: Array, axis: int, shape: Shape) -> Array:
+    """Return an array whose axis was split in the shape that it had."""
+    if unknown(shape) < 2:
+        return reshape(xp, a, shape)
+    before = (slice(None),) * axis
+    return xp.concat([a[(*before, i, ...)] for i in range(a.shape[axis])], axis=axis)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Array: TypeAlias = Any  # an array of any library: the standard has no type for it yet
 Namespace: TypeAlias = Any
-Shape: TypeAlias = tuple[int, ...]
+Shape: TypeAlias = tuple[int, ...]  # the standard has None for a size that only a run of the graph knows
 
 
 class Library(NamedTuple):
@@ -29,8 +29,11 @@ class Library(NamedTuple):
     namespace: str = ""  # the module that makes it follow the standard
     has_devices: bool = True  # NumPy and Dask have one, MLX one memory; JAX refuses mixed ones, its tracers have none
     is_memory: bool = False  # what an array holds may be written over, and nobody records what was there
-    is_lazy: bool = False  # sizes may be NaN, and arrays come in chunks
+    is_lazy: bool = False  # sizes may be NaN
     welcomes_numpy: bool = False  # beside its own arrays, as its own functions do: what is made of both is its own
+    is_chunked: bool = False  # arrays come in chunks, which results are to keep
+    made_as: tuple[str, ...] = ()  # what else of an array those that are made beside it have to share
+    is_sparse: bool = False  # an array holds what differs from its fill value; arrays of several do not stack
     has_scalars: bool = False  # an array without axes may become a scalar; and it warns of what is not a number
     sums_exactly: bool = False  # its sums do in every dtype: blocks of ours would only split its own
     sums_short: bool = False  # in chains so few that all rounds as a large element does
@@ -52,9 +55,11 @@ LIBRARIES = (
     Library("cupy", "cupy", ("ndarray",), "array_api_compat.cupy", is_memory=True),
     Library(
         "dask", "dask.array", ("Array",), "array_api_compat.dask.array",
-        has_devices=False, is_lazy=True, welcomes_numpy=True, sums_exactly=True,
+        has_devices=False, is_lazy=True, is_chunked=True, welcomes_numpy=True, sums_exactly=True,
     ),
     Library("mlx", "mlx.core", ("array",), "anynorm._adapters.mlx", has_devices=False),
+    Library("cubed", "cubed", ("Array",), "cubed", is_chunked=True, made_as=("spec",)),
+    Library("sparse", "sparse", ("SparseArray",), "sparse", is_sparse=True),
 )  # fmt: skip
 _RECORDS = {library.namespace: library for library in LIBRARIES}
 
@@ -278,6 +283,19 @@ def device_of(xp: Namespace, x: Array) -> Any:
     return getattr(x, "device", None) if record(xp).has_devices else None  # a registered array may have none
 
 
+def written(place: Any) -> str:
+    """Return a device as it is written; of a part of one dpctl refuses to."""
+    try:
+        return str(place)
+    except ValueError:
+        return "a part of a device"
+
+
+def beside(xp: Namespace, x: Array) -> dict[str, Any]:
+    """Return what an array that is made anew needs to be told to lie beside x: its device, and in Cubed its spec."""
+    return {"device": device_of(xp, x)} | {name: getattr(x, name) for name in record(xp).made_as}
+
+
 def default_dtype(xp: Namespace, x: Array, kind: str) -> Any:
     """Return the dtype that the library has on x's device for "real floating" or "integral" numbers."""
     return xp.__array_namespace_info__().default_dtypes(device=device_of(xp, x))[kind]
@@ -343,6 +361,22 @@ def check_sizes(xp: Namespace, shape: Shape, axes: Iterable[int]) -> None:
         raise ValueError(message)
 
 
+def unknown(shape: tuple[Any, ...]) -> int:
+    """Return how many sizes are unknown."""
+    return sum(1 for size in shape if size is None)
+
+
+def reshape(xp: Namespace, a: Array, shape: Shape) -> Array:
+    """Return an array in another shape, of which a size that is unknown, None in the standard, is what is left.
+
+    Where several are, the two shapes have to differ in axes of size 1 alone.
+    """
+    if unknown(shape) < 2:
+        return xp.reshape(a, tuple(-1 if size is None else size for size in shape))  # type: ignore[redundant-expr]
+    a = xp.squeeze(a, axis=tuple(i for i, size in enumerate(a.shape) if size == 1))
+    return a[tuple(None if size == 1 else slice(None) for size in shape)]
+
+
 def shape_along(x: Array, axes: Shape) -> Shape:
     """Return the shape, of x's rank, of an array that varies along some axes of x alone."""
     return tuple(size if i in axes else 1 for i, size in enumerate(x.shape))
@@ -397,6 +431,24 @@ def without_empty_chunks(xp: Namespace, x: Array) -> Array:
     return x.rechunk(tuple(tuple(size for size in sizes if size != 0) for sizes in x.chunks))
 
 
+def stack(xp: Namespace, arrays: list[Array]) -> Array:
+    """Return small arrays of one shape as one: sparse ones of one fill value, those of Cubed in the first one's chunks.
+
+    It takes them for those of all.
+    """
+    library = record(xp)
+    if library.is_sparse:
+        arrays = [xp.COO.from_numpy(a.todense(), fill_value=0) for a in arrays]
+    if library.is_chunked:
+        arrays = [chunked_as(xp, a, arrays[0]) for a in arrays]
+    return xp.stack(arrays, axis=0)
+
+
+def fills(xp: Namespace, a: Array | None) -> bool:
+    """Whether adding an array to a sparse one fills that."""
+    return a is not None and record(xp).is_sparse and bool(a.nnz or a.fill_value != 0)
+
+
 def chunked_as(xp: Namespace, y: Array, x: Array) -> Array:
     """Return y in x's chunks: splitting channels into groups may have moved their boundaries."""
-    return y.rechunk(x.chunks) if record(xp).is_lazy and y.chunks != x.chunks else y
+    return y.rechunk(x.chunks) if record(xp).is_chunked and y.chunks != x.chunks else y

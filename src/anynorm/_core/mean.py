@@ -5,7 +5,17 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from .libraries import as_number, check_sizes, complete, default_dtype, double, is_compiling, library_name, record
+from .libraries import (
+    as_number,
+    check_sizes,
+    complete,
+    default_dtype,
+    double,
+    is_compiling,
+    library_name,
+    record,
+    stack,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,10 +39,16 @@ class Mean:
     ) -> None:
         self.xp, self.shape, self.axes, self.mask, self.sync = xp, x.shape, axes, mask, sync
         self.dtype, self.wide, self._count = x.dtype, sums_in(xp, x), None  # Dynamo knows no cached_property
+        unknown = mask is None and any(x.shape[i] is None for i in axes)
+        if unknown:
+            self._count = _count_at_run_time(xp, x, axes)
+        self.counted = unknown or mask is not None  # whether the count is an array
 
     @property
     def count(self) -> Any:
-        """How many elements a slice has: an int or a symbol, or integers under a mask. It is taken where it is needed.
+        """How many elements a slice has: an int or a symbol, or integers under a mask and where a size is unknown.
+
+        It is taken where it is needed.
 
         Statistics that are given need none, so x may have sizes that Dask does not know.
         """
@@ -43,7 +59,7 @@ class Mean:
     @property
     def divisor(self) -> Any:
         """What sums over a slice are divided by: its count, or 1 where that is 0."""
-        if self.mask is None:
+        if not self.counted:
             return as_number(self.xp, self.count, self.dtype, least=1)
         return self.xp.astype(self.xp.where(self.count > 0, self.count, 1), self.wide or self.dtype)
 
@@ -82,7 +98,7 @@ class Mean:
         if self.sync is None:
             return parts
         count = counts(self.xp, self.count, parts[0])
-        *sums, count = unstack(self.sync(self.xp.stack([part * count for part in parts] + [count], axis=0)))
+        *sums, count = unstack(self.sync(stack(self.xp, [*(part * count for part in parts), count])))
         return [total / self.xp.where(count > 0, count, 1.0) for total in sums]
 
     def of_shard(self, a: Array) -> Array:
@@ -147,7 +163,7 @@ def _sum_over(xp: Namespace, a: Array, axes: Shape, wide: Any) -> Array:
     if record(xp).sums_exactly:
         return xp.sum(a, axis=axes, keepdims=True)
     for axis in axes:
-        while a.shape[axis] > BLOCK:
+        while isinstance(a.shape[axis], int) and a.shape[axis] > BLOCK:
             a = sum_blocks(xp, a, axis, BLOCK)
         a = xp.sum(a, axis=axis, keepdims=True)
     return a
@@ -172,6 +188,12 @@ def _count(xp: Namespace, shape: Shape, axes: Shape, mask: Array | None) -> Any:
     repeats = math.prod([shape[i] for i in axes if mask.shape[i] == 1])
     whole = xp.astype(mask, default_dtype(xp, mask, "integral"))
     return repeats * (xp.sum(whole, axis=axes, keepdims=True) if axes else whole)
+
+
+def _count_at_run_time(xp: Namespace, x: Array, axes: Shape) -> Array:
+    """Count the elements of a slice of x, some of whose sizes are None: as ones, of which a run has as many."""
+    one = x[tuple(slice(None) if i in axes else slice(0, 1) for i in range(x.ndim))]
+    return xp.sum(xp.ones_like(one, dtype=default_dtype(xp, x, "integral")), axis=axes, keepdims=True)
 
 
 def unstack(stack: Array) -> list[Array]:

@@ -11,7 +11,7 @@ import operator
 from typing import TYPE_CHECKING, Any
 
 from .call import Statistics
-from .libraries import complete, double, is_compiling, quiet, reuse, rounded_once, smallest_square
+from .libraries import complete, double, is_compiling, quiet, reuse, rounded_once, smallest_square, stack
 from .mean import sum_over, sums_in, unstack
 
 if TYPE_CHECKING:
@@ -146,16 +146,16 @@ def pool(xp: Namespace, part: Statistics, total: Callable[[Array], Array]) -> St
 
     The mean is taken as of elements: roughly first, then what the parts' means deviate from that.
     """
-    count, weighted = unstack(total(xp.stack([part.count, part.count * part.mean], axis=0)))
+    count, weighted = unstack(total(stack(xp, [part.count, part.count * part.mean])))
     divisor = xp.where(count > 0, count, 1.0)
     rough = rounded_once(xp, weighted / divisor)
     with quiet(xp):
         d = (part.mean - rough) + part.rest
     terms = [part.count * d, part.count * d * d, part.count * part.var]
-    error, square, within = (rounded_once(xp, term / divisor) for term in unstack(total(xp.stack(terms, axis=0))))
+    error, square, within = (rounded_once(xp, term / divisor) for term in unstack(total(stack(xp, terms))))
     first = rough + error
     # Constant parts of one mean deviate from the rough one alike, but for rounding: together they are constant.
-    constant = (within == 0) & (square - error * error <= 16 * xp.finfo(square.dtype).eps * square)
+    constant = (within == 0) & (square - error * error <= 16 * float(xp.finfo(square.dtype).eps) * square)
     rest = xp.where(constant, 0.0, error - (first - rough))
     between = xp.where(constant, 0.0, square - error * error)
     return Statistics(count, first, rest, within + xp.where(between > 0, between, 0.0))
