@@ -93,6 +93,15 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def clusters(session: nox.Session) -> None:
+    """Test and time Dask on worker processes: killed, larger than their memory, and beside the textbook."""
+    install(session, "test", "clusters")
+    needed = ("--library", "dask", "--library", "distributed")
+    session.run("pytest", "-rP", "--slow", "tests/test_cluster.py", *needed, *session.posargs)
+    session.run("python", "-m", "bench.clusters", env={"PYTHONPATH": "tests"})
+
+
+@nox.session(default=False)
 def xla_gpu(session: nox.Session) -> None:
     """Count the kernels that XLA makes of the norms for a GPU, which takes none."""
     install(session, "test", "jax")

@@ -16,6 +16,7 @@ TITLES = {
     "jax": "JAX",
     "dask": "Dask",
     "cupy": "CuPy",
+    "mlx": "MLX",
     "sparse": "pydata/sparse",
     "cubed": "Cubed",
 }

@@ -1,6 +1,11 @@
-"""Dask arrays many times larger than the memory their workers are given."""
+"""Dask arrays larger than the memory of their workers, and workers that are killed."""
 
 from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
 
 import numpy as np
 import pytest
@@ -9,34 +14,40 @@ import anynorm
 
 pytestmark = [pytest.mark.library("dask"), pytest.mark.library("distributed"), pytest.mark.slow]
 
-LIMIT = 512 * 2**20
-SHAPE = (2048, 64, 64, 64)  # 2 GiB of float32, in chunks of 16 MiB
+MB = 2**20
 
 
-@pytest.fixture(scope="module")
-def client(tmp_path_factory):
+@contextlib.contextmanager
+def workers(folder, n, limit):
+    """Yield a client of so many worker processes of a limited memory each."""
     import dask
     from distributed import Client, LocalCluster
 
     settings = {"distributed.worker.memory.terminate": 0.95, "distributed.comm.timeouts.connect": "60s"}
-    with (
-        dask.config.set(settings),
-        LocalCluster(
-            n_workers=2,
-            threads_per_worker=1,
-            memory_limit=LIMIT,
-            dashboard_address=None,
-            local_directory=tmp_path_factory.mktemp("spill"),
-        ) as cluster,
-        Client(cluster) as client,
-    ):
+    options = {"threads_per_worker": 1, "memory_limit": limit, "dashboard_address": None, "local_directory": folder}
+    with dask.config.set(settings), LocalCluster(n_workers=n, **options) as cluster, Client(cluster) as client:
         yield client
 
 
-def made_by_tasks():
+def pids(client):
+    return client.run(os.getpid)
+
+
+def made_by_tasks(samples):
+    """Return an array of 1 MiB a sample, in chunks of 16."""
     import dask.array as da
 
-    return da.random.default_rng(0).standard_normal(SHAPE, dtype="float32", chunks=(16, 64, 64, 64)) + np.float32(1e4)
+    shape, chunks = (samples, 64, 64, 64), (16, 64, 64, 64)
+    return da.random.default_rng(0).standard_normal(shape, dtype="float32", chunks=chunks) + np.float32(1e4)
+
+
+# ---------------------------------------------------------------------------------- larger than memory
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    with workers(tmp_path_factory.mktemp("spill"), 2, 512 * MB) as client:
+        yield client
 
 
 @pytest.mark.parametrize(
@@ -48,17 +59,87 @@ def made_by_tasks():
     ],
     ids=["layer_norm", "group_norm", "batch_norm"],
 )
-def test_a_norm_of_an_array_larger_than_the_memory_of_its_workers_runs(client, call, axes):
+def test_a_norm_of_an_array_larger_than_the_memory_of_its_workers_runs(two, call, axes):
     import dask
 
-    x = made_by_tasks()
-    assert x.nbytes >= 4 * LIMIT
+    x = made_by_tasks(2048)
+    assert x.nbytes >= 4 * 512 * MB
     y = call(x)
     assert y.chunks == x.chunks
-    pids = client.run(lambda: __import__("os").getpid())
+    before = pids(two)
     if axes is None:
-        axes, y = (2, 3, 4), y.reshape(SHAPE[0], 8, 8, *SHAPE[2:])
+        axes, y = (2, 3, 4), y.reshape(2048, 8, 8, 64, 64)
     mean, square = dask.compute(y.mean(axis=axes, dtype="float64"), (y * y).mean(axis=axes, dtype="float64"))
     assert np.abs(mean).max() < 1e-7
     assert np.abs(square - 1).max() < 1e-6
-    assert client.run(lambda: __import__("os").getpid()) == pids, "a worker was killed for its memory"
+    assert pids(two) == before, "a worker was killed for its memory"
+
+
+@pytest.mark.library("zarr")
+def test_in_two_computes_6_gb_go_from_disk_to_disk_through_workers_of_600_mb(tmp_path):
+    import dask
+    import dask.array as da
+
+    from bench.clusters import forget_peaks, peak
+
+    with workers(tmp_path / "spill", 2, 600 * MB) as client:
+        made_by_tasks(6000).to_zarr(tmp_path / "x.zarr")
+        x, start = da.from_zarr(tmp_path / "x.zarr"), time.perf_counter()
+        client.run(forget_peaks)
+        m = anynorm.Moments(*dask.compute(*anynorm.moments(x, axis=(0, 2, 3))))
+        stats = anynorm.population_stats(m, correction=0)
+        anynorm.batch_norm(x, stats=stats, eps=0).to_zarr(tmp_path / "y.zarr")
+        taken = time.perf_counter() - start
+        spilled = client.run(lambda dask_worker: dask_worker.data.spilled_total.disk)
+        peaks = client.run(peak)
+        y = da.from_zarr(tmp_path / "y.zarr")
+        mean, square = dask.compute(*((y**k).mean(axis=(0, 2, 3), dtype="float64") for k in (1, 2)))
+    assert np.abs(mean).max() < 1e-7
+    assert np.abs(square - 1).max() < 1e-6
+    largest = ", ".join(f"{worker / 1e6:.0f}" for worker in peaks.values())
+    print(f"{x.nbytes / 1e9:.2f} GB in {taken:.0f} s; MB of the workers at most: {largest}; spilled: {spilled}")
+    assert max(peaks.values()) < 600 * MB
+    assert not any(spilled.values())
+
+
+# ---------------------------------------------------------------------------------- killed
+
+
+def slowly(block):
+    """Return a block after a while, so that there is a middle of the job."""
+    time.sleep(0.05)
+    return block
+
+
+def bits(block):
+    """Return what tells the bits of a block from others."""
+    import zlib
+
+    return np.full((1,) * block.ndim, zlib.crc32(block.tobytes()), dtype=np.uint32)
+
+
+def bits_of(y):
+    return y.map_blocks(bits, dtype=np.uint32, chunks=tuple((1,) * n for n in y.numblocks))
+
+
+def done(dask_scheduler):
+    return sum(state.state == "memory" for state in dask_scheduler.tasks.values())
+
+
+@pytest.mark.parametrize("killed", [1, 2])
+@pytest.mark.parametrize("call", [anynorm.batch_norm, lambda x: anynorm.vjp.group_norm(x, 8)[1](x)[0]], ids=["y", "dx"])
+def test_workers_that_are_killed_come_back_and_the_bits_are_the_same(call, killed, tmp_path):
+    x = made_by_tasks(512).rechunk((16, 24, 64, 64))  # which cuts channels, and groups of them
+    right = bits_of(call(x)).compute(scheduler="threads")
+    with workers(tmp_path, 3, 1024 * MB) as client:
+        before = pids(client)
+        job = client.compute(bits_of(call(x.map_blocks(slowly, dtype=x.dtype))))
+        while client.run_on_scheduler(done) < 20:
+            assert job.status == "pending", "it was done before anybody was killed"
+            time.sleep(0.02)
+        for pid in list(before.values())[:killed]:
+            os.kill(pid, signal.SIGKILL)
+        assert job.status == "pending"
+        assert np.array_equal(job.result(timeout=300), right)
+        client.wait_for_workers(3, timeout=60)
+        assert len(set(pids(client).values()) - set(before.values())) == killed
