@@ -80,7 +80,7 @@ def test_in_two_computes_6_gb_go_from_disk_to_disk_through_workers_of_600_mb(tmp
     import dask
     import dask.array as da
 
-    from bench.clusters import forget_peaks, peak
+    from bench.clusters import forget_peaks, memory
 
     with workers(tmp_path / "spill", 2, 600 * MB) as client:
         made_by_tasks(6000).to_zarr(tmp_path / "x.zarr")
@@ -91,7 +91,7 @@ def test_in_two_computes_6_gb_go_from_disk_to_disk_through_workers_of_600_mb(tmp
         anynorm.batch_norm(x, stats=stats, eps=0).to_zarr(tmp_path / "y.zarr")
         taken = time.perf_counter() - start
         spilled = client.run(lambda dask_worker: dask_worker.data.spilled_total.disk)
-        peaks = client.run(peak)
+        peaks = client.run(memory, "VmHWM")
         y = da.from_zarr(tmp_path / "y.zarr")
         mean, square = dask.compute(*((y**k).mean(axis=(0, 2, 3), dtype="float64") for k in (1, 2)))
     assert np.abs(mean).max() < 1e-7

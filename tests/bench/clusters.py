@@ -11,6 +11,7 @@ import math
 import statistics
 from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import anynorm
@@ -89,22 +90,18 @@ def one_each(y: Any) -> Any:
     return y.map_blocks(first, dtype=y.dtype, chunks=tuple((1,) * n for n in y.numblocks), meta=y._meta)
 
 
+PROCESS = Path("/proc/self")
+
+
 def forget_peaks() -> None:
     """Have the operating system measure this process's largest memory anew."""
-    with open("/proc/self/clear_refs", "w") as file:
-        file.write("5")
+    PROCESS.joinpath("clear_refs").write_text("5")
 
 
-def peak() -> int:
-    """Return how much memory this process had at most."""
-    with open("/proc/self/status") as file:
-        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM"))
-
-
-def now() -> int:
-    """Return how much memory this process has."""
-    with open("/proc/self/status") as file:
-        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmRSS"))
+def memory(kind: str) -> int:
+    """Return how many bytes this process has, "VmRSS", or had at most, "VmHWM"."""
+    lines = PROCESS.joinpath("status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(kind))
 
 
 def measure(client: Any, case: Case, rounds: int) -> Iterator[str]:
@@ -122,15 +119,15 @@ def measure(client: Any, case: Case, rounds: int) -> Iterator[str]:
         calls[name] = partial(seconds, sink.compute, 1)
         sink.compute()
         client.run(forget_peaks)
-        before = client.run(now)
+        before = client.run(memory, "VmRSS")
         sink.compute()
-        after = client.run(peak)
+        after = client.run(memory, "VmHWM")
         extra[name] = max(after[worker] - before[worker] for worker in after)
     taken = {name: statistics.median(times) for name, times in interleaved(calls, rounds).items()}
     for name, time in taken.items():
-        ratio = time / taken["copy"]
-        wished = f"{case.wished:g}" if name == "anynorm" else ""
-        yield f"| {case.name} | {name} | {time:.2f} | {ratio:.2f} | {wished} | {tasks[name]} | {extra[name] / 1e6:.0f} |"
+        ratio, wished = time / taken["copy"], f" ({case.wished:g})" if name == "anynorm" else ""
+        row = case.name, name, f"{time:.2f}", f"{ratio:.2f}{wished}", str(tasks[name]), f"{extra[name] / 1e6:.0f}"
+        yield f"| {' | '.join(row)} |"
 
 
 def main() -> None:
@@ -143,9 +140,10 @@ def main() -> None:
 
     bytes_ = math.prod(IMAGES) * 4 / 1e6
     print(f"{bytes_:.0f} MB, two worker processes, medians of {arguments.rounds} interleaved rounds\n")
-    print("| norm | by | seconds | of a copy | wished | tasks | extra MB a worker |")
-    print("|---|---|---|---|---|---|---|")
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster, Client(cluster) as client:
+    print("| norm | by | seconds | of a copy (wished) | tasks | extra MB a worker |")
+    print("|---|---|---|---|---|---|")
+    options: dict[str, Any] = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
+    with LocalCluster(**options) as cluster, Client(cluster) as client:  # type: ignore[no-untyped-call]
         for case in CASES:
             if arguments.only in case.name:
                 for row in measure(client, case, arguments.rounds):
