@@ -143,7 +143,7 @@ def main() -> None:
     print("| norm | by | seconds | of a copy (wished) | tasks | extra MB a worker |")
     print("|---|---|---|---|---|---|")
     options: dict[str, Any] = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
-    with LocalCluster(**options) as cluster, Client(cluster) as client:  # type: ignore[no-untyped-call]
+    with LocalCluster(**options) as cluster, Client(cluster) as client:
         for case in CASES:
             if arguments.only in case.name:
                 for row in measure(client, case, arguments.rounds):
