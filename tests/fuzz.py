@@ -36,7 +36,11 @@ if TYPE_CHECKING:
 LIMIT = 1e18  # above, squares leave float32: infinities and NaN are documented
 LEAST = 1e-15  # below, squares leave it too, and where eps is 0 there is no result but NaN
 HALF_LIMIT = 100.0  # of numbers in a call with parameters in 16 bits: its result may not fit them
-FUNCTIONS = tuple(name for name in anynorm.__all__ if inspect.isfunction(getattr(anynorm, name)) and name != "engine")
+FUNCTIONS = tuple(
+    name
+    for name in anynorm.__all__
+    if inspect.isfunction(getattr(anynorm, name)) and name not in ("engine", "register")
+)
 
 # ------------------------------------------------------------------------------------------------ what there is to draw
 
@@ -304,14 +308,17 @@ class Draw:
         mean = self.parameter(x, (channels,))
         var = self.parameter(x, (channels,), least=self.pick(*(() if narrow(x) else (0.0,)), 1e-3, 1.0))
         steps = self.pick(0, 3, self.backend.array(self.pick(0, 7), "int32"))
-        return anynorm.RunningStats(mean, var, junk(self) if self.wrong() else steps)
+        steps = junk(self) if self.wrong() else steps
+        if self.pick(True, False, False, False):
+            return anynorm.PopulationStats(mean, var, steps, self.parameter(x, (channels,)))
+        return anynorm.RunningStats(mean, var, steps)
 
     def moments(self, shape: tuple[int, ...], dtype: str) -> Any:
         """Return moments as the library makes them, or put together by hand."""
         if self.wrong():
             return self.pick(junk(self), self.foreign(), (1.0, 2.0, 3.0))
         if self.wrong():
-            return anynorm.Moments(*(self.parameter(None, shape, least=0.0) for _ in range(3)))
+            return anynorm.Moments(*(self.parameter(None, shape, least=0.0) for _ in range(self.pick(3, 4))))
         return anynorm.moments(self.array((self.pick(0, 1, 3), *shape), dtype, self.pick(*VALUES)), axis=0)
 
 
@@ -522,17 +529,18 @@ def expected(backend: Backend, call: Call) -> list[tuple[Any, Any]]:
     first = call.args[0]
     if call.name in ("merge", "variance", "population_stats"):
         one = (first.mean.shape, first.mean.dtype)
-        return {"merge": [one] * 3, "variance": [one], "population_stats": [one, one, ((), None)]}[call.name]
+        return {"merge": [one] * 4, "variance": [one], "population_stats": [one, one, ((), None), one]}[call.name]
     if call.name == "running_stats":
         computed = computing(backend, call.kwargs["like"])
         return [((first,), computed)] * 2 + [((), None)]
     if call.name == "moments":
-        return [(reduced(first.shape, call.kwargs), computing(backend, first))] * 3
+        return [(reduced(first.shape, call.kwargs), computing(backend, first))] * 4
     y = [(first.shape, floating(backend, first))]
     if not call.name.endswith("train"):
         return y
     stats = call.args[1]
-    return [*y, *((part.shape, part.dtype) for part in stats[:2]), (getattr(stats.steps, "shape", ()), None)]
+    rest = [(part.shape, part.dtype) for part in stats[3:]]
+    return [*y, *((part.shape, part.dtype) for part in stats[:2]), (getattr(stats.steps, "shape", ()), None), *rest]
 
 
 def floating(backend: Backend, x: Any) -> str:

@@ -17,6 +17,7 @@ NEEDS = {
     "test_dask.py": ("dask", "scipy", "sklearn"),
     "test_jax.py": ("jax", "flax"),
     "test_jax_masks.py": ("jax", "flax"),
+    "test_mlx.py": ("mlx",),
     "test_numpy.py": ("numpy", "scipy", "sklearn"),
     "test_torch.py": ("torch",),
 }

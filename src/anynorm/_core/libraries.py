@@ -355,8 +355,8 @@ def check_sizes(xp: Namespace, shape: Shape, axes: Iterable[int]) -> None:
     """Refuse axes of unknown size, whose elements nobody can count, or split."""
     if not has_sizes(xp, [shape[i] for i in axes]):
         message = (
-            f"x needs axes of known sizes where they are counted or split, which are {tuple(axes)}: got shape "
-            f"{tuple(shape)}; call x.compute_chunk_sizes() first"
+            f"anynorm needs to know the sizes of the axes {tuple(axes)}, whose elements it counts or splits: got x of "
+            f"shape {tuple(shape)}; call x.compute_chunk_sizes() first"
         )
         raise ValueError(message)
 
