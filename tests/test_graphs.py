@@ -443,6 +443,7 @@ def test_first_gradients_in_mlx_count_every_path_once(norm, graph):
 # ---------------------------------------------------------------------------------- the example of the docs
 
 
+@pytest.mark.slow
 @pytest.mark.library("torch")
 def test_the_example_of_gradients_of_gradients_runs():
     runpy.run_path(str(Path(__file__).parents[1] / "docs/examples/second_order.py"), run_name="__main__")

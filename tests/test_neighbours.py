@@ -290,7 +290,7 @@ norm()
 HAZARDS = {
     "its files are damaged": DAMAGED,
     "its folder is gone": "folder.rmdir()",
-    "its lock cannot be opened": '(folder / "anynorm.lock").mkdir()',
+    "its lock cannot be opened": pytest.param('(folder / "anynorm.lock").mkdir()', marks=pytest.mark.slow),
     "another process holds its lock": HELD,
     "the disk is full": pytest.param(FULL, marks=pytest.mark.skipif(os.name == "nt", reason="no limits of files")),
     **{
@@ -418,8 +418,8 @@ forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
     ("prepare", "environment"),
     [
         pytest.param(FORK, WORKQUEUE, marks=forks, id="after a fork, on workqueue"),
-        pytest.param(FORK, {"NUMBA_NUM_THREADS": "2"}, marks=forks, id="after a fork"),
-        pytest.param("atexit.register(last)", WORKQUEUE, id="for the first time, in an exit handler"),
+        pytest.param(FORK, {"NUMBA_NUM_THREADS": "2"}, marks=[forks, pytest.mark.slow], id="after a fork"),
+        pytest.param("atexit.register(last)", WORKQUEUE, marks=pytest.mark.slow, id="for the first time, at exit"),
         pytest.param(FIRST_OF_ALL, WORKQUEUE, id="for the first time, in a thread that outlives the first one"),
     ],
 )
