@@ -150,7 +150,8 @@ def test_moments_in_numpy_merge_into_those_of_jax(x):
     theirs = anynorm.moments(x[2:].astype(np.float64), axis=(0, 2))  # as a file would hold them
     m = anynorm.merge(ours, theirs)
     exact = Moments(np.full(4, 30.0), *(f(x.astype(np.float64)) for f in (mean, lambda a: 30 * a.var(axis=(0, 2)))))
-    for part, expected in zip(m, exact, strict=True):
+    assert m.rest.dtype == F32
+    for part, expected in zip(m[:3], exact[:3], strict=True):
         assert part.dtype == F32
         assert_near(part, expected)
 

@@ -154,12 +154,16 @@ def plain(call: Call) -> Call:
     return call._replace(xp=None, x=None, weight=None, bias=None, mask=None, given=None, kind=None, plan=None)
 
 
+TOGETHER = 8  # blocks of an axis that are merged at once
+
+
 def tree(parts: Array, merge: Callable[..., Array], axes: Shape) -> Array:
     """Merge what the blocks along axes gave."""
     if all(parts.numblocks[i] == 1 for i in axes):
         return parts
     return da.reduction(
-        parts, chunk=_unchanged, aggregate=merge, axis=axes, keepdims=True, concatenate=True,
+        parts, chunk=_unchanged, aggregate=merge, axis=axes, keepdims=True, split_every=dict.fromkeys(axes, TOGETHER),
+        concatenate=True,
         dtype=parts.dtype, meta=parts._meta,  # noqa: SLF001
     )  # fmt: skip
 
