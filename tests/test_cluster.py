@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import time
+import zlib
 
 import numpy as np
 import pytest
@@ -105,25 +106,23 @@ def test_in_two_computes_6_gb_go_from_disk_to_disk_through_workers_of_600_mb(tmp
 # ---------------------------------------------------------------------------------- killed
 
 
-def slowly(block):
-    """Return a block after a while, so that there is a middle of the job."""
-    time.sleep(0.05)
-    return block
+def slowly(x):
+    """Return an array each block of which takes a while, so that there is a middle of the job."""
 
+    def slow(block):
+        time.sleep(0.05)
+        return block
 
-def bits(block):
-    """Return what tells the bits of a block from others."""
-    import zlib
-
-    return np.full((1,) * block.ndim, zlib.crc32(block.tobytes()), dtype=np.uint32)
+    return x.map_blocks(slow, dtype=x.dtype)
 
 
 def bits_of(y):
+    """Return what tells the bits of each block from others."""
+
+    def bits(block):  # workers, which cannot import this module, are sent the functions inside others
+        return np.full((1,) * block.ndim, zlib.crc32(block.tobytes()), dtype=np.uint32)
+
     return y.map_blocks(bits, dtype=np.uint32, chunks=tuple((1,) * n for n in y.numblocks))
-
-
-def done(dask_scheduler):
-    return sum(state.state == "memory" for state in dask_scheduler.tasks.values())
 
 
 @pytest.mark.parametrize("killed", [1, 2])
@@ -133,8 +132,8 @@ def test_workers_that_are_killed_come_back_and_the_bits_are_the_same(call, kille
     right = bits_of(call(x)).compute(scheduler="threads")
     with workers(tmp_path, 3, 1024 * MB) as client:
         before = pids(client)
-        job = client.compute(bits_of(call(x.map_blocks(slowly, dtype=x.dtype))))
-        while client.run_on_scheduler(done) < 20:
+        job = client.compute(bits_of(call(slowly(x))))
+        while sum(client.run(lambda dask_worker: dask_worker.state.executed_count).values()) < 20:
             assert job.status == "pending", "it was done before anybody was killed"
             time.sleep(0.02)
         for pid in list(before.values())[:killed]:
