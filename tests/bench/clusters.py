@@ -1,7 +1,8 @@
 """python -m bench.clusters, with the tests on the path: norms of Dask arrays on two worker processes.
 
-Each is timed beside a copy of the blocks, the textbook in Dask, and dask-ml where that is installed. x lies in the
-workers' memory already; of every block of a result one element comes back, so that no result is held.
+Each is timed, from the call to the last block, beside a copy of the blocks, the textbook in Dask, and dask-ml where
+that is installed. x lies in the workers' memory already; of every block of a result one element comes back, so that no
+result is held.
 """
 
 from __future__ import annotations
@@ -64,16 +65,16 @@ def textbook(norm: str, x: Any) -> Any:
     return ((split - split.mean(axis=axes, keepdims=True)) / by).reshape(x.shape)
 
 
-def rivals(case: Case, x: Any) -> Iterator[tuple[str, Any]]:
-    """Yield what is timed, and the lazy array that it is."""
-    yield "copy", x.map_blocks(copied, dtype=x.dtype, meta=x._meta)
-    yield "anynorm", case.call(x)
+def rivals(case: Case) -> Iterator[tuple[str, Callable[[Any], Any]]]:
+    """Yield what is timed: functions of a lazy array that return another."""
+    yield "copy", lambda x: x.map_blocks(copied, dtype=x.dtype, meta=x._meta)
+    yield "anynorm", case.call
     if not (case.norm == "group" and case.chunks == CUT):
-        yield "textbook", textbook(case.norm, x)
+        yield "textbook", partial(textbook, case.norm)
     if case.norm == "zscore" and find_spec("dask_ml") is not None:
         from dask_ml.preprocessing import StandardScaler
 
-        yield "dask-ml", StandardScaler().fit(x).transform(x)
+        yield "dask-ml", lambda x: StandardScaler().fit(x).transform(x)
 
 
 def copied(block: Any) -> Any:
@@ -89,6 +90,11 @@ def first(block: Any) -> Any:
 def one_each(y: Any) -> Any:
     """Return an array of one element of each block."""
     return y.map_blocks(first, dtype=y.dtype, chunks=tuple((1,) * n for n in y.numblocks), meta=y._meta)
+
+
+def computed(call: Callable[[Any], Any], x: Any) -> None:
+    """Build the graph of a call, and compute it."""
+    one_each(call(x)).compute()
 
 
 PROCESS = Path("/proc/self")
@@ -113,15 +119,15 @@ def measure(client: Any, case: Case, rounds: int) -> Iterator[str]:
     rng = da.random.default_rng(0)
     x = client.persist(rng.standard_normal(case.shape, dtype="float32", chunks=case.chunks) + 3)
     calls, tasks, extra = {}, {}, {}
-    for name, lazy in rivals(case, x):
-        sink = one_each(lazy)
-        (graph,) = dask.optimize(sink)
+    for name, call in rivals(case):
+        compute = partial(computed, call, x)
+        (graph,) = dask.optimize(one_each(call(x)))
         tasks[name] = len(graph.__dask_graph__())
-        calls[name] = partial(seconds, sink.compute, 1)
-        sink.compute()
+        calls[name] = partial(seconds, compute, 1)
+        compute()
         client.run(forget_peaks)
         before = client.run(memory, "VmRSS")
-        sink.compute()
+        compute()
         after = client.run(memory, "VmHWM")
         extra[name] = max(after[worker] - before[worker] for worker in after)
     taken = {name: statistics.median(times) for name, times in interleaved(calls, rounds).items()}
