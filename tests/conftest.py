@@ -61,6 +61,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             every = every_use.args or under_test
         chosen = [b for b in BACKENDS if b.library in under_test and not (eager and b.variant)]
         chosen = [b for b in chosen if b.library in every or not b.exhaustive]
+        if (slow_on := mark("slow_on")) and not metafunc.config.getoption("--slow"):
+            chosen = [b for b in chosen if b.library not in slow_on.args]
         shows = metafunc.module.__name__.rpartition(".")[2] in FEATURES.values()
         chosen = [b for b in chosen if shows or not b.few]
         dtypes = mark("dtypes")

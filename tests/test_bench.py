@@ -95,7 +95,10 @@ def as_numpy(a: Any) -> Any:
     return np.asarray(a.detach() if hasattr(a, "detach") else a)
 
 
-@pytest.mark.parametrize("library", INSTALLED)
+@pytest.mark.parametrize(
+    "library",
+    [pytest.param(p.values[0], marks=[*p.marks, *[pytest.mark.slow] * (p.values[0] != "numpy")]) for p in INSTALLED],
+)
 def test_the_calls_of_a_case_compute_the_same(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if library == "torch":  # without its code generator, which takes seconds a call
         torch = import_module("torch")

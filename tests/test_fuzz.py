@@ -13,7 +13,11 @@ FUZZED = {"numpy": 300, "torch": 300, "strict": 300, "mlx": 300, "dask": 60, "ja
 SEED = 20
 
 
-LIBRARIES = [pytest.param(b, marks=pytest.mark.library(b.library), id=b.name) for b in BACKENDS if b.name in FUZZED]
+LIBRARIES = [
+    pytest.param(b, marks=[pytest.mark.library(b.library), *[pytest.mark.slow] * (b.name == "jax")], id=b.name)
+    for b in BACKENDS
+    if b.name in FUZZED
+]
 
 
 @pytest.mark.parametrize("backend", LIBRARIES)
