@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from ..cpu.lowering import Lowering
 
 MOST = 2**31  # elements of a slice: kernels count them in 32 bits
-LEAST_EPS = 2.0**-126  # below that float32 loses digits of eps, and may lose it wholly
 HELD, HELD_TWICE = 32, 16  # elements that a thread has in registers, of one array and of each of two
 FEW, LONG = 128, 2**14  # fewer slices than this, and as long, do not fill a GPU one a block
 NARROW = 32  # rows shorter than this are walked down
@@ -189,7 +188,7 @@ class Plan:
         """Return the plan of a call; None where the kernels do not do it."""
         if call.sync is not None or call.mask is not None or call.dtype not in memory.kinds:
             return None
-        if type(call.eps) is not float or 0.0 < call.eps < LEAST_EPS or x.ndim == 0 or 0 in x.shape:
+        if type(call.eps) is not float or x.ndim == 0 or 0 in x.shape:
             return None
         shapes = [at_rank(call, p) for p in (call.weight, call.bias, *(call.given or ())[1:]) if p is not None]
         shape = tuple(x.shape)
