@@ -227,7 +227,7 @@ class Arrays:
         monkeypatch.setitem(sys.modules, "cupy", cupy)
         monkeypatch.setitem(sys.modules, "array_api_compat.cupy", namespace)
         monkeypatch.delitem(sys.modules, "anynorm._engines.gpu.cupy", raising=False)
-        monkeypatch.setattr(libraries, "_namespaces", {Array: namespace})  # not found by its class, which is one of NumPy
+        monkeypatch.setattr(libraries, "_namespaces", {Array: namespace})  # its class is one of NumPy, too
         with forgotten(monkeypatch), anynorm.engine("gpu"):
             yield self
         sys.modules.pop("anynorm._engines.gpu.cupy", None)

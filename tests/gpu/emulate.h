@@ -112,7 +112,8 @@ static const char* run_block(unsigned order) {
 }
 
 // Run all blocks; return what is wrong, or null.
-static const char* launch(unsigned blocks, unsigned count, unsigned order, void (*function)(const void*), const void* told) {
+static const char* launch(unsigned blocks, unsigned count, unsigned order, void (*function)(const void*),
+                          const void* told) {
   body = function;
   argument = told;
   grid = {blocks, 1, 1};

@@ -1,5 +1,5 @@
-// The kernels of every norm, in CUDA C++ without headers: NVRTC compiles them for a GPU, and the tests, with an emulator,
-// for the CPU. See docs/guide/engines.md.
+// The kernels of every norm, in CUDA C++ without headers: NVRTC compiles them for a GPU, and g++, with the emulator of
+// the tests, for the CPU. See docs/guide/engines.md.
 //
 // x comes as four axes (A, B, C, D); a slice is (a, c), reduced over B and D. What the host decided once is a macro:
 //   KERNEL                       the function of this file that is compiled
@@ -62,7 +62,7 @@ template <class E> INLINE void store(E* to, const float (&from)[VEC]) {
   *reinterpret_cast<Pack<E>*>(to) = pack;
 }
 
-// ------------------------------------------------------------------------------------------------ what a kernel is told
+// ------------------------------------------------------------------------------------------------ what they are told
 
 // Where an entry of weight, bias or a table of statistics stands: along an axis it changes every `divide` elements, and
 // begins again after `modulo` of its own. Along D it has one entry for all, or one for each element, side by side.
@@ -91,15 +91,6 @@ struct Call {
   int trust;  // whether variances that float32 does not hold become NaN
   int weigh;  // whether products are weighted one by one
 };
-
-INLINE void entries(float (&to)[VEC], const P* table, const Along& along, long long base, long long b, long long d) {
-  const P* from = table + base + along.at(1, b);
-  if (along.stride[3] != 0) load(to, from + d);
-  else {
-    const float one = widen(*from);
-    EACH(k, VEC) to[k] = one;
-  }
-}
 
 // ------------------------------------------------------------------------------------------------ sums
 
@@ -218,214 +209,206 @@ INLINE void keep(const Call& call, long long slice, float near, float left, floa
   call.var[slice] = var;
 }
 
-// ------------------------------------------------------------------------------------------------ whole rows
+// ------------------------------------------------------------------------------------------------ how x is walked over
 
-// The place of a vector in its slice, along B and along D.
-struct Place {
-  int b, d;
-  INLINE Place(const Call& call, int at) : b(0), d(at) {
-    if (call.b > 1) {
-      b = at / (int)call.d;
-      d = at % (int)call.d;
+constexpr int OWN = FORM == 0 ? 1 : VEC;  // slices, or entries of weight and bias, that a load may meet
+constexpr int STEP = FORM == 0 ? TPR : TPR / 32;
+
+// FORM 0: the threads of a block share out a piece of a slice, whose vectors are counted along B and D.
+// FORM 1, 2: a warp walks VEC columns a lane down the rows of a piece. A row is `length` elements, of which the last
+// may lack some; `side` rows along B lie side by side in it. Of FORM 2 no column is a slice's.
+struct Walk {
+  long long a, c0, piece, low, high, first, column, length, size;
+  int across;
+  INLINE Walk(const Call& call, long long block) {
+    size = call.b * call.c * call.d;
+    length = call.side * call.c * call.d;
+    across = (int)(call.d / VEC);
+    piece = block % call.pieces;
+    block /= call.pieces;
+    const long long tiles = FORM == 0 ? call.c : (length + 32 * VEC - 1) / (32 * VEC);
+    const long long many = FORM == 0 ? call.b * across : (size + length - 1) / length;
+    const long long each = (many + call.pieces - 1) / call.pieces;
+    a = block / tiles;
+    c0 = block % tiles;
+    column = FORM == 0 ? 0 : (c0 * 32 + threadIdx.x % 32) * VEC;
+    first = a * size + (FORM == 0 ? c0 * call.d : column);
+    low = piece * each < many ? piece * each : many;
+    high = low + each < many ? low + each : many;
+  }
+  INLINE long long begin() const { return low + (FORM == 0 ? threadIdx.x : threadIdx.x / 32); }
+  INLINE bool there(long long v) const {
+    return v < high && (FORM == 0 || (column < length && v * length + column < size));
+  }
+  INLINE long long at(const Call& call, long long v) const {
+    return first + (FORM == 0 ? b(call, v, 0) * call.c * call.d + d(call, v, 0) : v * length);
+  }
+  INLINE long long b(const Call& call, long long v, int k) const {
+    return FORM == 0 ? (int)v / across : v * call.side + (column + k) / (call.c * call.d);
+  }
+  INLINE long long c(const Call& call, int k) const { return FORM == 0 ? c0 : (column + k) / call.d % call.c; }
+  INLINE long long d(const Call& call, long long v, int k) const {
+    return FORM == 0 ? (int)v % across * VEC : (column + k) % call.d;
+  }
+  // Where the sums of a column stand: those of a slice's columns lie side by side.
+  INLINE long long part(const Call& call, int k) const {
+    const long long own = call.c * call.d, i = column + k;
+    return (((a * own + i % own) * call.side + i / own) * call.pieces + piece) * STEP + threadIdx.x / 32;
+  }
+};
+
+// The entries of weight or bias that a load meets; without any, a number that changes nothing.
+struct Entries {
+  const P* table;
+  const Along& along;
+  long long base[OWN];
+  float of[VEC];
+  INLINE Entries(const P* table, const Along& along, float nothing) : table(table), along(along) {
+    EACH(k, VEC) of[k] = nothing;
+  }
+  INLINE Entries(const P* table, const Along& along, float nothing, const Call& call, const Walk& walk)
+      : Entries(table, along, nothing) {
+    if (table == nullptr) return;
+    EACH(k, OWN) {
+      base[k] = along.at(0, walk.a) + along.at(2, walk.c(call, k));
+      if (FORM != 0) of[k] = widen(table[base[k] += along.at(3, walk.d(call, 0, k))]);
+    }
+  }
+  INLINE void read(long long b, long long d) {  // of FORM 0
+    if (table == nullptr) return;
+    const P* from = table + base[0] + along.at(1, b);
+    if (along.stride[3] != 0) load(of, from + d);
+    else EACH(k, VEC) of[k] = widen(*from);
+  }
+  INLINE void read(const Call& call, const Walk& walk, long long v) {
+    if (FORM == 0) read(walk.b(call, v, 0), walk.d(call, v, 0));
+    else if (along.stride[1] != 0) {
+      EACH(k, OWN) of[k] = widen(table[base[k] + along.at(1, walk.b(call, v, k))]);
     }
   }
 };
 
-INLINE void finish(float (&z)[VEC], const Call& call, long long of_weight, long long of_bias, long long b, long long d) {
-  float entry[VEC];
-  if (call.weight != nullptr) {
-    entries(entry, call.weight, call.of_weight, of_weight, b, d);
-    EACH(k, VEC) z[k] *= entry[k];
-  }
-  if (call.bias != nullptr) {
-    entries(entry, call.bias, call.of_bias, of_bias, b, d);
-    EACH(k, VEC) z[k] += entry[k];
-  }
-}
+// ------------------------------------------------------------------------------------------------ whole rows
 
-// Standardise slices that lie together, each in the registers of TPR threads: x is read once. C is 1.
+// One of the slices that lie together (C is 1), each in the registers of TPR threads.
+struct Row {
+  int lane, n, own;
+  long long row;
+  bool there;  // who is not there keeps its warp company
+  INLINE explicit Row(const Call& call) : lane(threadIdx.x % TPR), n((int)call.n), own(lane * VEC) {
+    row = (long long)blockIdx.x * ROWS + threadIdx.x / TPR;
+    there = row < call.a;
+    if (!there) row = 0;
+  }
+  INLINE int at(int i) const { return own + i * TPR * VEC; }
+  INLINE bool holds(int i) const { return at(i) < n; }
+  INLINE void read(Entries& entries, const Call& call, int i) const {
+    if (call.b == 1) entries.read(0, at(i));
+    else entries.read(at(i) / (int)call.d, at(i) % (int)call.d);
+  }
+};
+
+// Standardise slices: x is read once.
 INLINE void rows(const Call& call) {
-  const int lane = threadIdx.x % TPR, n = (int)call.n, own = lane * VEC, step = TPR * VEC;
-  const long long row = (long long)blockIdx.x * ROWS + threadIdx.x / TPR;
-  const bool there = row < call.a, centred = call.mean != nullptr;  // who is not there keeps its warp company
-  const T* x = call.x + (there ? row * n : 0);
-
+  const Row row(call);
+  const bool centred = call.mean != nullptr;
+  const T* x = call.x + row.row * row.n;
   float d[PER][VEC], sum[VEC] = {}, squares[VEC] = {}, infinite = 0.0f;
   const float element = centred ? widen(x[0]) : 0.0f;
-  EACH(i, PER) {
-    if (own + i * step < n) {
-      load(d[i], x + own + i * step);
-      EACH(k, VEC) sum[k] += d[i][k] - element;
-    }
+  EACH(i, PER) if (row.holds(i)) {
+    load(d[i], x + row.at(i));
+    EACH(k, VEC) sum[k] += d[i][k] - element;
   }
-  const float near = centred ? element + total(together(sum), 0) / n : 0.0f;
+  const float near = centred ? element + total(together(sum), 0) / row.n : 0.0f;
   EACH(k, VEC) sum[k] = 0.0f;
-  EACH(i, PER) {
-    if (own + i * step < n) {
-      EACH(k, VEC) {
-        const float e = d[i][k] - near;
-        sum[k] += e;
-        squares[k] += squared(e);
-        infinite += is_infinite(e) ? 1.0f : 0.0f;
-      }
+  EACH(i, PER) if (row.holds(i)) {
+    EACH(k, VEC) {
+      const float e = d[i][k] - near;
+      sum[k] += e;
+      squares[k] += squared(e);
+      infinite += is_infinite(e) ? 1.0f : 0.0f;
     }
   }
-  const float left = centred ? total(together(sum), 1) / n : 0.0f;
-  if (!centred) infinite = total(infinite, 1);
-  float var = mean_square<float>(total(together(squares), 2), n) - left * left;
-  var = trusted(var < 0.0f ? 0.0f : var, call, infinite > 0.0f);
-  if (there && lane == 0) keep(call, row, near, left, var);
-  if (!there || call.y == nullptr) return;
+  const float other = total(centred ? together(sum) : infinite, 1), left = centred ? other / row.n : 0.0f;
+  float var = mean_square<float>(total(together(squares), 2), row.n) - left * left;
+  var = trusted(var < 0.0f ? 0.0f : var, call, !centred && other > 0.0f);
+  if (row.there && row.lane == 0) keep(call, row.row, near, left, var);
+  if (!row.there || call.y == nullptr) return;
 
   Statistics s;
   s.mean = near + left;
   s.rest = left - (s.mean - near);
   s.rstd = rstd_of(var, call.eps);
-  const long long of_weight = call.of_weight.at(0, row), of_bias = call.of_bias.at(0, row);
-  EACH(i, PER) {
-    const int at = own + i * step;
-    if (at < n) {
-      const Place place(call, at);
-      EACH(k, VEC) d[i][k] = s.of(d[i][k]);
-      finish(d[i], call, of_weight, of_bias, place.b, place.d);
-      store(call.y + row * n + at, d[i]);
-    }
+  Entries w(call.weight, call.of_weight, 1.0f), b(call.bias, call.of_bias, 0.0f);
+  w.base[0] = call.of_weight.at(0, row.row);
+  b.base[0] = call.of_bias.at(0, row.row);
+  EACH(i, PER) if (row.holds(i)) {
+    row.read(w, call, i);
+    row.read(b, call, i);
+    EACH(k, VEC) d[i][k] = s.of(d[i][k]) * w.of[k] + b.of[k];
+    store(call.y + row.row * row.n + row.at(i), d[i]);
   }
 }
 
-// Pull the gradient of such slices back: x and dy are read once.
+// Pull the gradient back: x and dy are read once.
 INLINE void rows_pull(const Call& call) {
-  const int lane = threadIdx.x % TPR, n = (int)call.n, own = lane * VEC, step = TPR * VEC;
-  const long long row = (long long)blockIdx.x * ROWS + threadIdx.x / TPR;
-  const bool there = row < call.a;
-  const long long first = there ? row * n : 0;
-  const Statistics s(call, there ? row : 0, 0);
-  const long long of_weight = call.of_weight.at(0, there ? row : 0);
-
+  const Row row(call);
+  const long long first = row.row * row.n;
+  const Statistics s(call, row.row, 0);
+  Entries w(call.weight, call.of_weight, 1.0f);
+  w.base[0] = call.of_weight.at(0, row.row);
   float y[PER][VEC], g[PER][VEC], sum[VEC] = {}, products[VEC] = {};
-  EACH(i, PER) {
-    const int at = own + i * step;
-    if (at < n) {
-      const Place place(call, at);
-      load(y[i], call.x + first + at);
-      load(g[i], call.dy + first + at);
-      float w[VEC];
-      if (call.weight != nullptr) entries(w, call.weight, call.of_weight, of_weight, place.b, place.d);
-      EACH(k, VEC) {
-        y[i][k] = s.of(y[i][k]);
-        if (call.weight != nullptr) g[i][k] *= w[k];
-        sum[k] += g[i][k];
-        products[k] += g[i][k] * y[i][k];
-      }
+  EACH(i, PER) if (row.holds(i)) {
+    load(y[i], call.x + first + row.at(i));
+    load(g[i], call.dy + first + row.at(i));
+    row.read(w, call, i);
+    EACH(k, VEC) {
+      y[i][k] = s.of(y[i][k]);
+      g[i][k] *= w.of[k];
+      sum[k] += g[i][k];
+      products[k] += g[i][k] * y[i][k];
     }
   }
-  const float shift = call.mean == nullptr ? 0.0f : total(together(sum), 0) / n;
-  const float scale = total(together(products), 1) / n;
-  if (!there) return;
-  EACH(i, PER) {
-    if (own + i * step < n) {
-      EACH(k, VEC) g[i][k] = ((g[i][k] - shift) - y[i][k] * scale) * s.rstd;
-      store(call.y + first + own + i * step, g[i]);
-    }
+  const float all = total(together(sum), 0), shift = call.mean == nullptr ? 0.0f : all / row.n;
+  const float scale = total(together(products), 1) / row.n;
+  if (!row.there) return;
+  EACH(i, PER) if (row.holds(i)) {
+    EACH(k, VEC) g[i][k] = ((g[i][k] - shift) - y[i][k] * scale) * s.rstd;
+    store(call.y + first + row.at(i), g[i]);
   }
 }
 
 // ------------------------------------------------------------------------------------------------ pieces of slices
 
-// FORM 0: a block has a piece of a slice, vectors low to high of it, counted along B and D.
-struct Piece {
-  long long a, c, first;
-  int low, high, across;
-  INLINE Piece(const Call& call, long long block) {
-    const long long slice = block / call.pieces;
-    a = slice / call.c;
-    c = slice % call.c;
-    first = (a * call.b * call.c + c) * call.d;
-    across = (int)(call.d / VEC);
-    const long long vectors = call.b * across, each = (vectors + call.pieces - 1) / call.pieces;
-    const long long from = block % call.pieces * each, to = from + each;
-    low = (int)(from < vectors ? from : vectors);
-    high = (int)(to < vectors ? to : vectors);
-  }
-  INLINE int b(int v) const { return v / across; }
-  INLINE int d(int v) const { return v % across * VEC; }
-  INLINE long long at(const Call& call, int v) const { return first + b(v) * call.c * call.d + d(v); }
-};
-
-// FORM 1 and 2: a warp walks VEC columns a lane down the rows low to high of a piece; a row is `length` elements, of
-// which the last row may lack some. Of FORM 2 no column is a slice's.
-struct Columns {
-  long long a, column, length, size, low, high, piece;
-  int warp;
-  INLINE Columns(const Call& call, long long block) {
-    length = call.side * call.c * call.d;
-    size = call.b * call.c * call.d;
-    const long long tiles = (length + 32 * VEC - 1) / (32 * VEC), rows = (size + length - 1) / length;
-    piece = block % call.pieces;
-    a = block / call.pieces / tiles;
-    column = (block / call.pieces % tiles * 32 + threadIdx.x % 32) * VEC;
-    warp = threadIdx.x / 32;
-    const long long each = (rows + call.pieces - 1) / call.pieces;
-    low = piece * each;
-    high = low + each < rows ? low + each : rows;
-  }
-  INLINE bool there(long long row) const { return row < high && column < length && row * length + column < size; }
-  INLINE long long at(long long row) const { return a * size + row * length + column; }
-  INLINE long long b(const Call& call, long long row, int k) const { return row * call.side + (column + k) / (call.c * call.d); }
-  INLINE long long c(const Call& call, int k) const { return (column + k) / call.d % call.c; }
-  INLINE long long d(const Call& call, int k) const { return (column + k) % call.d; }
-  // Where the sums of a column stand: those of a slice's columns lie side by side.
-  INLINE long long part(const Call& call, int k) const {
-    const long long own = call.c * call.d, i = column + k;
-    return (((a * own + i % own) * call.side + i / own) * call.pieces + piece) * (TPR / 32) + warp;
-  }
-};
-
+// Sum pieces of slices: each leaves its count, its mean in two parts, and the squares of what deviates from that.
 INLINE void partial(const Call& call) {
   Part* parts = (Part*)call.parts;
   const bool centred = call.mean != nullptr;
-  float d[PER][VEC];
+  const Walk walk(call, blockIdx.x);
+  Gathered all[OWN];
+  float d[PER][VEC], near[OWN];
+  EACH(k, OWN) near[k] = centred ? widen(call.x[walk.a * walk.size + walk.c(call, k) * call.d]) : 0.0f;
+  for (long long v = walk.begin(); walk.there(v); v += STEP * PER) {
+    int many = 0;
+    EACH(i, PER) if (walk.there(v + i * STEP)) {
+      load(d[i], call.x + walk.at(call, v + i * STEP));
+      EACH(k, VEC) d[i][k] -= near[k % OWN];
+      ++many;
+    }
+    if (FORM == 0) all[0].add<PER * VEC, 1>(&d[0][0], many * VEC, centred);
+    else EACH(k, OWN) all[k].add<PER, VEC>(&d[0][k], many, centred);
+  }
   if (FORM == 0) {
-    const Piece piece(call, blockIdx.x);
-    const float near = centred ? widen(call.x[piece.first]) : 0.0f;
-    Gathered all;
-    for (int v = piece.low + (int)threadIdx.x; v < piece.high; v += TPR * PER) {
-      int many = 0;
-      EACH(i, PER) {
-        if (v + i * TPR >= piece.high) continue;
-        load(d[i], call.x + piece.at(call, v + i * TPR));
-        EACH(k, VEC) d[i][k] -= near;
-        many += VEC;
-      }
-      all.add<PER * VEC, 1>(&d[0][0], many, centred);
-    }
-    const float count = (float)(piece.high - piece.low) * VEC;
-    const float sum = total(all.all.value(), 0), left = centred && count > 0.0f ? sum / count : 0.0f;
-    const float apart = all.have > 0.0f && centred ? all.all.value() / all.have - left : 0.0f;
-    const float squares = total(all.squares + squared(apart) * all.have, 1);
-    const float infinite = total(all.infinite, 2), mean = near + left;
-    if (threadIdx.x == 0) parts[blockIdx.x] = {count, mean, centred ? left - (mean - near) : infinite, squares};
-  } else {
-    const Columns columns(call, blockIdx.x);
-    if (columns.column >= columns.length) return;
-    Gathered all[VEC];
-    float near[VEC];
-    EACH(k, VEC)
-      near[k] = centred ? widen(call.x[columns.a * columns.size + columns.c(call, k) * call.d]) : 0.0f;
-    for (long long row = columns.low + columns.warp; row < columns.high; row += TPR / 32 * PER) {
-      int many = 0;
-      EACH(i, PER) {
-        if (!columns.there(row + i * (TPR / 32))) continue;
-        load(d[i], call.x + columns.at(row + i * (TPR / 32)));
-        EACH(k, VEC) d[i][k] -= near[k];
-        ++many;
-      }
-      EACH(k, VEC) all[k].add<PER, VEC>(&d[0][k], many, centred);
-    }
-    EACH(k, VEC) {
-      const float left = all[k].have > 0.0f && centred ? all[k].all.value() / all[k].have : 0.0f, mean = near[k] + left;
+    const float count = (float)(walk.high - walk.low) * VEC, sum = total(all[0].all.value(), 0);
+    const float left = centred && count > 0.0f ? sum / count : 0.0f, mean = near[0] + left;
+    const float apart = centred && all[0].have > 0.0f ? all[0].all.value() / all[0].have - left : 0.0f;
+    const float squares = total(all[0].squares + squared(apart) * all[0].have, 1), infinite = total(all[0].infinite, 2);
+    if (threadIdx.x == 0) parts[blockIdx.x] = {count, mean, centred ? left - (mean - near[0]) : infinite, squares};
+  } else if (walk.column < walk.length) {
+    EACH(k, OWN) {
+      const float left = centred && all[k].have > 0.0f ? all[k].all.value() / all[k].have : 0.0f, mean = near[k] + left;
       const float rest = centred ? left - (mean - near[k]) : all[k].infinite;
-      parts[columns.part(call, k)] = {all[k].have, mean, rest, all[k].squares};
+      parts[walk.part(call, k)] = {all[k].have, mean, rest, all[k].squares};
     }
   }
 }
@@ -450,96 +433,57 @@ INLINE void combine(const Call& call) {
   squares = total(squares, 1);
   infinite = total(infinite, 2);
   if (threadIdx.x != 0) return;
-  const float mean = (float)(near + left);
-  keep(call, blockIdx.x, mean, (float)((near - mean) + left), trusted(mean_square<double>(squares, call.n), call, infinite > 0.0));
+  const float mean = (float)(near + left), var = mean_square<double>(squares, call.n);
+  keep(call, blockIdx.x, mean, (float)((near - mean) + left), trusted(var, call, infinite > 0.0));
 }
 
 // Standardise by statistics that are known, from the end of x, whose start has left the cache.
 INLINE void apply(const Call& call) {
-  const long long block = gridDim.x - 1 - blockIdx.x;
-  float z[VEC];
-  if (FORM == 0) {
-    const Piece piece(call, block);
-    const Statistics s(call, piece.a, piece.c);
-    const long long of_weight = call.of_weight.at(0, piece.a) + call.of_weight.at(2, piece.c);
-    const long long of_bias = call.of_bias.at(0, piece.a) + call.of_bias.at(2, piece.c);
-    for (int v = piece.low + (int)threadIdx.x; v < piece.high; v += TPR) {
-      load(z, call.x + piece.at(call, v));
-      EACH(k, VEC) z[k] = s.of(z[k]);
-      finish(z, call, of_weight, of_bias, piece.b(v), piece.d(v));
-      store(call.y + piece.at(call, v), z);
-    }
-  } else {
-    const Columns columns(call, block);
-    if (columns.column >= columns.length) return;
-    Statistics s[VEC];
-    long long of_weight[VEC], of_bias[VEC];
-    float w[VEC], b[VEC];
-    EACH(k, VEC) {
-      const long long c = columns.c(call, k), d = columns.d(call, k);
-      s[k] = Statistics(call, columns.a, c);
-      of_weight[k] = call.of_weight.at(0, columns.a) + call.of_weight.at(2, c) + call.of_weight.at(3, d);
-      of_bias[k] = call.of_bias.at(0, columns.a) + call.of_bias.at(2, c) + call.of_bias.at(3, d);
-      w[k] = call.weight == nullptr ? 1.0f : widen(call.weight[of_weight[k]]);
-      b[k] = call.bias == nullptr ? 0.0f : widen(call.bias[of_bias[k]]);
-    }
-    for (long long row = columns.low + columns.warp; columns.there(row); row += TPR / 32) {
-      load(z, call.x + columns.at(row));
-      EACH(k, VEC) {
-        if (call.of_weight.stride[1] != 0) w[k] = widen(call.weight[of_weight[k] + call.of_weight.at(1, columns.b(call, row, k))]);
-        if (call.of_bias.stride[1] != 0) b[k] = widen(call.bias[of_bias[k] + call.of_bias.at(1, columns.b(call, row, k))]);
-        z[k] = s[k].of(z[k]);
-        if (call.weight != nullptr) z[k] *= w[k];
-        if (call.bias != nullptr) z[k] += b[k];
-      }
-      store(call.y + columns.at(row), z);
-    }
+  const Walk walk(call, gridDim.x - 1 - blockIdx.x);
+  if (!walk.there(walk.begin())) return;
+  Statistics s[OWN];
+  EACH(k, OWN) s[k] = Statistics(call, walk.a, walk.c(call, k));
+  Entries w(call.weight, call.of_weight, 1.0f, call, walk), b(call.bias, call.of_bias, 0.0f, call, walk);
+  for (long long v = walk.begin(); walk.there(v); v += STEP) {
+    float z[VEC];
+    load(z, call.x + walk.at(call, v));
+    w.read(call, walk, v);
+    b.read(call, walk, v);
+    EACH(k, VEC) z[k] = s[k % OWN].of(z[k]) * w.of[k] + b.of[k];
+    store(call.y + walk.at(call, v), z);
   }
 }
 
 // ------------------------------------------------------------------------------------------------ pullbacks of pieces
 
-// Sum dy and dy * y over parts of a slice; of FORM 2 over parts of a column, which has elements of every slice.
+// Sum dy and dy * y over pieces of slices; of FORM 2 over pieces of columns, which have elements of every slice.
 INLINE void products(const Call& call) {
   Products* parts = (Products*)call.parts;
-  float x[VEC], g[VEC];
+  const Walk walk(call, blockIdx.x);
+  Statistics s[OWN];
+  if (FORM != 2) EACH(k, OWN) s[k] = Statistics(call, walk.a / call.share, walk.c(call, k));
+  Entries w(call.weigh ? call.weight : nullptr, call.of_weight, 1.0f, call, walk);
+  Sum sum[OWN], product[OWN];
+  for (long long v = walk.begin(); walk.there(v); v += STEP) {
+    float x[VEC], g[VEC];
+    load(x, call.x + walk.at(call, v));
+    load(g, call.dy + walk.at(call, v));
+    if (FORM == 0) w.read(call, walk, v);
+    if (FORM == 2) EACH(k, OWN) s[k] = Statistics(call, walk.b(call, v, k) / call.share, 0);
+    EACH(k, VEC) {
+      g[k] *= w.of[k];
+      x[k] = g[k] * s[k % OWN].of(x[k]);
+    }
+    EACH(k, OWN) {
+      sum[k].add(FORM == 0 ? together(g) : g[k]);
+      product[k].add(FORM == 0 ? together(x) : x[k]);
+    }
+  }
   if (FORM == 0) {
-    const Piece piece(call, blockIdx.x);
-    const Statistics s(call, piece.a / call.share, piece.c);
-    const long long of_weight = call.of_weight.at(0, piece.a) + call.of_weight.at(2, piece.c);
-    Sum sum, product;
-    for (int v = piece.low + (int)threadIdx.x; v < piece.high; v += TPR) {
-      float own[VEC], both[VEC], w[VEC];
-      load(x, call.x + piece.at(call, v));
-      load(g, call.dy + piece.at(call, v));
-      if (call.weigh) entries(w, call.weight, call.of_weight, of_weight, piece.b(v), piece.d(v));
-      EACH(k, VEC) {
-        own[k] = call.weigh ? g[k] * w[k] : g[k];
-        both[k] = own[k] * s.of(x[k]);
-      }
-      sum.add(together(own));
-      product.add(together(both));
-    }
-    const float dy = total(sum.value(), 0), dy_y = total(product.value(), 1);
+    const float dy = total(sum[0].value(), 0), dy_y = total(product[0].value(), 1);
     if (threadIdx.x == 0) parts[blockIdx.x] = {dy, dy_y};
-  } else {
-    const Columns columns(call, blockIdx.x);
-    if (columns.column >= columns.length) return;
-    Statistics s[VEC];
-    Sum sum[VEC], product[VEC];
-    if (FORM == 1) {
-      EACH(k, VEC) s[k] = Statistics(call, columns.a, columns.c(call, k));
-    }
-    for (long long row = columns.low + columns.warp; columns.there(row); row += TPR / 32) {
-      load(x, call.x + columns.at(row));
-      load(g, call.dy + columns.at(row));
-      EACH(k, VEC) {
-        if (FORM == 2) s[k] = k == 0 || call.side > 1 ? Statistics(call, columns.b(call, row, k) / call.share, 0) : s[0];
-        sum[k].add(g[k]);
-        product[k].add(g[k] * s[k].of(x[k]));
-      }
-    }
-    EACH(k, VEC) parts[columns.part(call, k)] = {sum[k].value(), product[k].value()};
+  } else if (walk.column < walk.length) {
+    EACH(k, OWN) parts[walk.part(call, k)] = {sum[k].value(), product[k].value()};
   }
 }
 
@@ -563,50 +507,30 @@ INLINE void combine_products(const Call& call) {
   call.scale[blockIdx.x] = (float)(product / call.n);
 }
 
-INLINE float pulled(float g, float x, const Statistics& s, float shift, float scale) {
-  return ((g - shift) - s.of(x) * scale) * s.rstd;
-}
-
+// Pull the gradient back, less what it loses; by given statistics it loses nothing.
 INLINE void apply_pull(const Call& call) {
-  const long long block = gridDim.x - 1 - blockIdx.x;
-  const bool given = call.scale == nullptr;
-  float x[VEC], g[VEC], w[VEC];
-  if (FORM == 0) {
-    const Piece piece(call, block);
-    const Statistics s(call, piece.a, piece.c);
-    const long long slice = piece.a * call.c + piece.c;
-    const float shift = given ? 0.0f : call.shift[slice], scale = given ? 0.0f : call.scale[slice];
-    const long long of_weight = call.of_weight.at(0, piece.a) + call.of_weight.at(2, piece.c);
-    for (int v = piece.low + (int)threadIdx.x; v < piece.high; v += TPR) {
-      load(x, call.x + piece.at(call, v));
-      load(g, call.dy + piece.at(call, v));
-      if (call.weight != nullptr) entries(w, call.weight, call.of_weight, of_weight, piece.b(v), piece.d(v));
-      EACH(k, VEC) g[k] = pulled(call.weight != nullptr ? g[k] * w[k] : g[k], x[k], s, shift, scale);
-      store(call.y + piece.at(call, v), g);
-    }
-  } else {
-    const Columns columns(call, block);
-    if (columns.column >= columns.length) return;
-    Statistics s[VEC];
-    long long of_weight[VEC];
-    float shift[VEC], scale[VEC];
+  const Walk walk(call, gridDim.x - 1 - blockIdx.x);
+  if (!walk.there(walk.begin())) return;
+  Statistics s[OWN];
+  float shift[OWN] = {}, scale[OWN] = {};
+  EACH(k, OWN) {
+    const long long slice = walk.a * call.c + walk.c(call, k);
+    s[k] = Statistics(call, walk.a, walk.c(call, k));
+    if (call.scale == nullptr) continue;
+    shift[k] = call.shift[slice];
+    scale[k] = call.scale[slice];
+  }
+  Entries w(call.weight, call.of_weight, 1.0f, call, walk);
+  for (long long v = walk.begin(); walk.there(v); v += STEP) {
+    float x[VEC], g[VEC];
+    load(x, call.x + walk.at(call, v));
+    load(g, call.dy + walk.at(call, v));
+    w.read(call, walk, v);
     EACH(k, VEC) {
-      const long long c = columns.c(call, k), slice = columns.a * call.c + c;
-      s[k] = Statistics(call, columns.a, c);
-      shift[k] = given ? 0.0f : call.shift[slice];
-      scale[k] = given ? 0.0f : call.scale[slice];
-      of_weight[k] = call.of_weight.at(0, columns.a) + call.of_weight.at(2, c) + call.of_weight.at(3, columns.d(call, k));
-      w[k] = call.weight == nullptr ? 1.0f : widen(call.weight[of_weight[k]]);
+      const Statistics& of = s[k % OWN];
+      g[k] = ((g[k] * w.of[k] - shift[k % OWN]) - of.of(x[k]) * scale[k % OWN]) * of.rstd;
     }
-    for (long long row = columns.low + columns.warp; columns.there(row); row += TPR / 32) {
-      load(x, call.x + columns.at(row));
-      load(g, call.dy + columns.at(row));
-      EACH(k, VEC) {
-        if (call.of_weight.stride[1] != 0) w[k] = widen(call.weight[of_weight[k] + call.of_weight.at(1, columns.b(call, row, k))]);
-        g[k] = pulled(g[k] * w[k], x[k], s[k], shift[k], scale[k]);
-      }
-      store(call.y + columns.at(row), g);
-    }
+    store(call.y + walk.at(call, v), g);
   }
 }
 
