@@ -112,6 +112,13 @@ def xla_gpu(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def nvrtc(session: nox.Session) -> None:
+    """Compile every kernel for GPUs, which takes none: `nox -s nvrtc -- --architectures 90` for one of them."""
+    install(session, "cuda")
+    session.run("python", "-m", "gpu.nvrtc", *session.posargs, env={"PYTHONPATH": "tests"})
+
+
+@nox.session(default=False)
 def fuzz(session: nox.Session) -> None:
     """Call everything with random arguments, right and wrong: `nox -s fuzz -- --seconds 600` for ten minutes."""
     install(session, "test", "torch", "jax")

@@ -165,7 +165,9 @@ def test_the_environment_chooses(monkeypatch):
     monkeypatch.setenv("ANYNORM_ENGINE", "array-api")
     assert who(anynorm.layer_norm, x) == {"array-api"}
     monkeypatch.setenv("ANYNORM_ENGINE", "cuda")
-    with pytest.raises(ValueError, match="ANYNORM_ENGINE needs to be one of array-api, numba, jax, dask, gpu: got 'cuda'"):
+    with pytest.raises(
+        ValueError, match="ANYNORM_ENGINE needs to be one of array-api, numba, jax, dask, gpu: got 'cuda'"
+    ):
         anynorm.layer_norm(x)
 
 

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 
 from backends import usable
 from gpu.device import COMPILER, Arrays, Device, Tensors
+from gpu.nvrtc import cases
 
 
 @pytest.fixture
 def device():
     if COMPILER is None:
         pytest.skip("no g++ here: no kernel was emulated")
-    return Device()
+    device = Device()
+    yield device
+    assert device.launched <= known()  # so what runs here is what `nox -s nvrtc` compiles
+
+
+@functools.cache
+def known():
+    return {tuple(case.macros()) for case in cases()}
 
 
 @pytest.fixture

@@ -58,7 +58,7 @@ class Device:
     """What stands in for a GPU: it runs the threads of a block in an order, and remembers what was launched."""
 
     def __init__(self):
-        self.order, self.kernels, self.guarded = 0, [], []
+        self.order, self.kernels, self.launched, self.guarded = 0, [], set(), []
         self.changed = None  # a kernel, and what its source is in place of the engine's own
 
     def memory(self, shape, dtype):
@@ -75,6 +75,7 @@ class Device:
         function = emulated(tuple(macros), self.changed[1] if changed else launcher.source())
         assert function.size_of_call() == len(arguments)
         self.kernels.append(kernel)
+        self.launched.add(tuple(macros))
         wrong = function.launch(grid, block, self.order, arguments)
         if wrong is not None:
             raise RuntimeError(wrong.decode())
@@ -152,7 +153,7 @@ class Array(np.ndarray):
 
     __module__ = "cupy"
     data = property(lambda self: SimpleNamespace(ptr=self.ctypes.data))
-    device = property(lambda self: HERE_IT_IS)
+    device = HERE_IT_IS
 
     def __array_wrap__(self, a, context=None, return_scalar=False):
         return own(np.asarray(a))
@@ -217,9 +218,7 @@ class Arrays:
     def lent(self, monkeypatch):
         import array_api_compat.numpy
 
-        cuda = SimpleNamespace(
-            nvrtc=SimpleNamespace(getVersion=lambda: (13, 0)), runtime=SimpleNamespace(is_hip=False)
-        )
+        cuda = SimpleNamespace(nvrtc=SimpleNamespace(getVersion=lambda: (13, 0)), runtime=SimpleNamespace(is_hip=False))
         cupy = Borrowed("cupy", np, ndarray=Array, RawModule=self.compile, cuda=cuda)
         cupy.empty, cupy.empty_like = self.empty, self.empty_like
         namespace = Borrowed("array_api_compat.cupy", array_api_compat.numpy)

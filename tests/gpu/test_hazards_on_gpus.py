@@ -16,12 +16,13 @@ CALLS = {  # in registers, by pieces of rows, down columns: of x of (4, 6, 5, 8)
     "columns": (lambda x, **k: anynorm.batch_norm(x, channel_axis=-1, **k), (0, 1, 2)),
 }
 each_way = pytest.mark.parametrize(("norm", "axes"), CALLS.values(), ids=CALLS)
+each_norm = pytest.mark.parametrize("norm", [norm for norm, _ in CALLS.values()], ids=CALLS)
 
 
-@each_way
+@each_norm
 @pytest.mark.parametrize("eps", [0.0, 1e-5])
 @pytest.mark.parametrize("value", [0.0, 3.7, -1e6, 1e30])
-def test_a_constant_slice_is_exactly_0(cupy, norm, axes, eps, value):
+def test_a_constant_slice_is_exactly_0(cupy, norm, eps, value):
     y = cupy.numpy(norm(cupy.array(np.full((4, 6, 5, 8), value, F32)), eps=eps))
     assert np.all(y == 0)
 
@@ -59,9 +60,9 @@ def test_in_rms_norm_an_infinity_alone_becomes_nan(cupy, shape):
     assert_within(y[0], standardized(x[:1], (1,), 1e-5, rms=True)[0], 2e-6)
 
 
-@each_way
+@each_norm
 @pytest.mark.parametrize("scale", [1e22, 1e-30])
-def test_squares_beyond_float32_are_nan_and_no_silent_0(cupy, norm, axes, scale):
+def test_squares_beyond_float32_are_nan_and_no_silent_0(cupy, norm, scale):
     x = (data("offset 0", (4, 6, 5, 8)) * scale).astype(F32)
     assert np.all(np.isnan(cupy.numpy(norm(cupy.array(x), eps=0.0))))
 

@@ -98,10 +98,15 @@ CASES = [  # a kernel, what is changed in its source, and what shows it
 ]
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS.values(), ids=SCENARIOS)
-def test_the_kernels_as_they_are_pass(cupy, device, scenario):
+def in_orders(cupy, device, scenario):
+    """Run a scenario with the threads forwards, backwards and shuffled."""
     for device.order in (0, 1, 2):
         scenario(cupy)
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS.values(), ids=SCENARIOS)
+def test_the_kernels_as_they_are_pass(cupy, device, scenario):
+    in_orders(cupy, device, scenario)
 
 
 @pytest.mark.parametrize(
@@ -114,19 +119,21 @@ def test_what_is_taken_out_of_a_kernel_is_caught(cupy, device, kernel, change, s
     assert change[0] in source
     device.changed = kernel, source.replace(*change)
     with pytest.raises((AssertionError, RuntimeError)):
-        for device.order in (0, 1, 2):
-            SCENARIOS[scenario](cupy)
+        in_orders(cupy, device, SCENARIOS[scenario])
     assert kernel in device.kernels
 
 
 def test_a_barrier_or_a_shuffle_that_some_do_not_reach_is_caught(cupy, device):
-    x = cupy.array(data("offset 0", (5, 1501)))
-    for old, new, words in (
-        ("  __syncthreads();\n", "  if (threadIdx.x < 64) __syncthreads();\n", "a barrier that not every thread"),
-        ("INLINE void rows(const Call& call) {\n", "INLINE void rows(const Call& call) {\n  if (threadIdx.x == 5) return;\n",
-         "a shuffle that not every lane"),
-    ):  # fmt: skip
-        source = launch.source()
+    x, source, start = (
+        cupy.array(data("offset 0", (5, 1501))),
+        launch.source(),
+        "INLINE void rows(const Call& call) {\n",
+    )
+    changes = {
+        ("  __syncthreads();", "  if (threadIdx.x < 64) __syncthreads();"): "a barrier that not every thread",
+        (start, start + "  if (threadIdx.x == 5) return;\n"): "a shuffle that not every lane",
+    }
+    for (old, new), words in changes.items():
         assert old in source
         device.changed = "rows", source.replace(old, new)
         with pytest.raises(RuntimeError, match=words):

@@ -149,7 +149,7 @@ def test_given_statistics_are_used_as_they_are(cupy, rng, form, layout):
     stats = RunningStats(cupy.array(mean), cupy.array(var))
     with watch() as ran:
         y, pull = getattr(vjp, form)(laid(cupy, x, layout), stats=stats, weight=cupy.array(w))
-        dx, dweight, _ = map(lambda a: a if a is None else cupy.numpy(a), pull(cupy.array(g)))
+        dx, dweight = map(cupy.numpy, pull(cupy.array(g))[:2])
     assert ran == {"gpu"}
     m, v, wide = (a.reshape(6, 1, 1).astype(float) for a in (mean, var, w))
     z = (x - m) / np.sqrt(v + 1e-5)
@@ -224,7 +224,7 @@ def test_the_order_of_threads_changes_no_bit(cupy, device, rng, norm, layout):
     assert all(np.array_equal(a, b) for result in results[1:] for a, b in zip(results[0], result, strict=True))
 
 
-def test_an_array_that_begins_at_an_odd_address_is_loaded_one_by_one(cupy, rng):
+def test_an_array_that_begins_at_an_odd_address_is_loaded_one_by_one(cupy):
     x = data("offset 3", (4, 6, 5, 8))
     memory = np.empty(x.size + 1, F32)[1:].reshape(x.shape)
     memory[...] = x

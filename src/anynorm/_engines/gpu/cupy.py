@@ -75,10 +75,10 @@ def usable() -> bool:
     """Whether CuPy can compile and launch kernels; where it cannot, that is said once."""
     try:
         cupy.cuda.nvrtc.getVersion()
-        return not cupy.cuda.runtime.is_hip
     except Exception as error:  # noqa: BLE001  a driver or a library that is half there raises anything
         report("gpu", error)
         return False
+    return not cupy.cuda.runtime.is_hip
 
 
 def normalize(call: Call, *, keep: bool) -> tuple[Array, Statistics | None] | None:  # noqa: ARG001

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
-import sys
 import tempfile
 from contextlib import suppress
 from functools import cache
@@ -69,11 +68,17 @@ def machine_code(case: Case, capability: str) -> bytes:
             return kept[32:]
     code = compiled(case, capability)[0]
     with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write(hashlib.sha256(code).digest() + code)
-        Path(file.name).replace(path)
+        keep(path, hashlib.sha256(code).digest() + code)
     return code
+
+
+def keep(path: Path, content: bytes) -> None:
+    """Write a file, which others see whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as own:
+        new = Path(own) / path.name
+        new.write_bytes(content)
+        new.replace(path)
 
 
 def folder() -> Path:

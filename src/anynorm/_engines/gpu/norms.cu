@@ -67,9 +67,10 @@ template <class E> INLINE void store(E* to, const float (&from)[VEC]) {
 // Where an entry of weight, bias or a table of statistics stands: along an axis it changes every `divide` elements, and
 // begins again after `modulo` of its own. Along D it has one entry for all, or one for each element, side by side.
 struct Along {
-  long long divide[4], modulo[4], stride[4];
-  INLINE long long at(int axis, long long i) const {
-    return stride[axis] == 0 ? 0 : i / divide[axis] % modulo[axis] * stride[axis];
+  unsigned divide[4], modulo[4];
+  long long stride[4];
+  INLINE long long at(int axis, long long i) const {  // no axis has 2**31 elements
+    return stride[axis] == 0 ? 0 : (unsigned)i / divide[axis] % modulo[axis] * stride[axis];
   }
 };
 
@@ -112,10 +113,12 @@ template <class V> INLINE V total(V a, int slot) {
   return a;
 }
 
-// Add up VEC sums, in pairs.
-INLINE float together(float (&a)[VEC]) {
+constexpr int SUMS = VEC < 4 ? VEC : 4;  // side by side
+
+// Add up sums, in pairs.
+template <int many> INLINE float together(float (&a)[many]) {
 #pragma unroll
-  for (int half = VEC / 2; half; half /= 2) {
+  for (int half = many / 2; half; half /= 2) {
     EACH(k, half) a[k] += a[k + half];
   }
   return a[0];
@@ -257,34 +260,41 @@ struct Walk {
   }
 };
 
-// The entries of weight or bias that a load meets; without any, a number that changes nothing.
+// The entries of weight or bias that loads meet; there may be none.
 struct Entries {
   const P* table;
   const Along& along;
   long long base[OWN];
-  float of[VEC];
-  INLINE Entries(const P* table, const Along& along, float nothing) : table(table), along(along) {
-    EACH(k, VEC) of[k] = nothing;
-  }
-  INLINE Entries(const P* table, const Along& along, float nothing, const Call& call, const Walk& walk)
-      : Entries(table, along, nothing) {
+  float column[OWN];  // what a column has in all its rows
+  INLINE Entries(const P* table, const Along& along, long long a) : table(table), along(along) { base[0] = along.at(0, a); }
+  INLINE Entries(const P* table, const Along& along, const Call& call, const Walk& walk) : table(table), along(along) {
     if (table == nullptr) return;
     EACH(k, OWN) {
       base[k] = along.at(0, walk.a) + along.at(2, walk.c(call, k));
-      if (FORM != 0) of[k] = widen(table[base[k] += along.at(3, walk.d(call, 0, k))]);
+      if (FORM != 0) column[k] = widen(table[base[k] += along.at(3, walk.d(call, 0, k))]);
     }
   }
-  INLINE void read(long long b, long long d) {  // of FORM 0
-    if (table == nullptr) return;
+  INLINE void read(float (&to)[VEC], long long b, long long d) const {  // of FORM 0
     const P* from = table + base[0] + along.at(1, b);
-    if (along.stride[3] != 0) load(of, from + d);
-    else EACH(k, VEC) of[k] = widen(*from);
+    if (along.stride[3] != 0) load(to, from + d);
+    else EACH(k, VEC) to[k] = widen(*from);
   }
-  INLINE void read(const Call& call, const Walk& walk, long long v) {
-    if (FORM == 0) read(walk.b(call, v, 0), walk.d(call, v, 0));
-    else if (along.stride[1] != 0) {
-      EACH(k, OWN) of[k] = widen(table[base[k] + along.at(1, walk.b(call, v, k))]);
-    }
+  INLINE void read(float (&to)[VEC], const Call& call, const Walk& walk, long long v) const {
+    if (FORM == 0) read(to, walk.b(call, v, 0), walk.d(call, v, 0));
+    else if (along.stride[1] == 0) EACH(k, VEC) to[k] = column[k % OWN];
+    else EACH(k, VEC) to[k] = widen(table[base[k % OWN] + along.at(1, walk.b(call, v, k))]);
+  }
+  template <class... Where> INLINE void times(float (&z)[VEC], const Where&... where) const {
+    if (table == nullptr) return;
+    float of[VEC];
+    read(of, where...);
+    EACH(k, VEC) z[k] *= of[k];
+  }
+  template <class... Where> INLINE void plus(float (&z)[VEC], const Where&... where) const {
+    if (table == nullptr) return;
+    float of[VEC];
+    read(of, where...);
+    EACH(k, VEC) z[k] += of[k];
   }
 };
 
@@ -302,10 +312,8 @@ struct Row {
   }
   INLINE int at(int i) const { return own + i * TPR * VEC; }
   INLINE bool holds(int i) const { return at(i) < n; }
-  INLINE void read(Entries& entries, const Call& call, int i) const {
-    if (call.b == 1) entries.read(0, at(i));
-    else entries.read(at(i) / (int)call.d, at(i) % (int)call.d);
-  }
+  INLINE int b(const Call& call, int i) const { return call.b == 1 ? 0 : at(i) / (int)call.d; }
+  INLINE int d(const Call& call, int i) const { return call.b == 1 ? at(i) : at(i) % (int)call.d; }
 };
 
 // Standardise slices: x is read once.
@@ -313,19 +321,19 @@ INLINE void rows(const Call& call) {
   const Row row(call);
   const bool centred = call.mean != nullptr;
   const T* x = call.x + row.row * row.n;
-  float d[PER][VEC], sum[VEC] = {}, squares[VEC] = {}, infinite = 0.0f;
+  float d[PER][VEC], sum[SUMS] = {}, squares[SUMS] = {}, infinite = 0.0f;
   const float element = centred ? widen(x[0]) : 0.0f;
   EACH(i, PER) if (row.holds(i)) {
     load(d[i], x + row.at(i));
-    EACH(k, VEC) sum[k] += d[i][k] - element;
+    EACH(k, VEC) sum[k % SUMS] += d[i][k] - element;
   }
   const float near = centred ? element + total(together(sum), 0) / row.n : 0.0f;
-  EACH(k, VEC) sum[k] = 0.0f;
+  EACH(k, SUMS) sum[k] = 0.0f;
   EACH(i, PER) if (row.holds(i)) {
     EACH(k, VEC) {
       const float e = d[i][k] - near;
-      sum[k] += e;
-      squares[k] += squared(e);
+      sum[k % SUMS] += e;
+      squares[k % SUMS] += squared(e);
       infinite += is_infinite(e) ? 1.0f : 0.0f;
     }
   }
@@ -339,13 +347,11 @@ INLINE void rows(const Call& call) {
   s.mean = near + left;
   s.rest = left - (s.mean - near);
   s.rstd = rstd_of(var, call.eps);
-  Entries w(call.weight, call.of_weight, 1.0f), b(call.bias, call.of_bias, 0.0f);
-  w.base[0] = call.of_weight.at(0, row.row);
-  b.base[0] = call.of_bias.at(0, row.row);
+  const Entries w(call.weight, call.of_weight, row.row), b(call.bias, call.of_bias, row.row);
   EACH(i, PER) if (row.holds(i)) {
-    row.read(w, call, i);
-    row.read(b, call, i);
-    EACH(k, VEC) d[i][k] = s.of(d[i][k]) * w.of[k] + b.of[k];
+    EACH(k, VEC) d[i][k] = s.of(d[i][k]);
+    w.times(d[i], row.b(call, i), row.d(call, i));
+    b.plus(d[i], row.b(call, i), row.d(call, i));
     store(call.y + row.row * row.n + row.at(i), d[i]);
   }
 }
@@ -355,18 +361,16 @@ INLINE void rows_pull(const Call& call) {
   const Row row(call);
   const long long first = row.row * row.n;
   const Statistics s(call, row.row, 0);
-  Entries w(call.weight, call.of_weight, 1.0f);
-  w.base[0] = call.of_weight.at(0, row.row);
-  float y[PER][VEC], g[PER][VEC], sum[VEC] = {}, products[VEC] = {};
+  const Entries w(call.weight, call.of_weight, row.row);
+  float y[PER][VEC], g[PER][VEC], sum[SUMS] = {}, products[SUMS] = {};
   EACH(i, PER) if (row.holds(i)) {
     load(y[i], call.x + first + row.at(i));
     load(g[i], call.dy + first + row.at(i));
-    row.read(w, call, i);
+    w.times(g[i], row.b(call, i), row.d(call, i));
     EACH(k, VEC) {
       y[i][k] = s.of(y[i][k]);
-      g[i][k] *= w.of[k];
-      sum[k] += g[i][k];
-      products[k] += g[i][k] * y[i][k];
+      sum[k % SUMS] += g[i][k];
+      products[k % SUMS] += g[i][k] * y[i][k];
     }
   }
   const float all = total(together(sum), 0), shift = call.mean == nullptr ? 0.0f : all / row.n;
@@ -443,13 +447,13 @@ INLINE void apply(const Call& call) {
   if (!walk.there(walk.begin())) return;
   Statistics s[OWN];
   EACH(k, OWN) s[k] = Statistics(call, walk.a, walk.c(call, k));
-  Entries w(call.weight, call.of_weight, 1.0f, call, walk), b(call.bias, call.of_bias, 0.0f, call, walk);
+  const Entries w(call.weight, call.of_weight, call, walk), b(call.bias, call.of_bias, call, walk);
   for (long long v = walk.begin(); walk.there(v); v += STEP) {
     float z[VEC];
     load(z, call.x + walk.at(call, v));
-    w.read(call, walk, v);
-    b.read(call, walk, v);
-    EACH(k, VEC) z[k] = s[k % OWN].of(z[k]) * w.of[k] + b.of[k];
+    EACH(k, VEC) z[k] = s[k % OWN].of(z[k]);
+    w.times(z, call, walk, v);
+    b.plus(z, call, walk, v);
     store(call.y + walk.at(call, v), z);
   }
 }
@@ -462,18 +466,15 @@ INLINE void products(const Call& call) {
   const Walk walk(call, blockIdx.x);
   Statistics s[OWN];
   if (FORM != 2) EACH(k, OWN) s[k] = Statistics(call, walk.a / call.share, walk.c(call, k));
-  Entries w(call.weigh ? call.weight : nullptr, call.of_weight, 1.0f, call, walk);
+  const Entries w(call.weigh ? call.weight : nullptr, call.of_weight, call, walk);
   Sum sum[OWN], product[OWN];
   for (long long v = walk.begin(); walk.there(v); v += STEP) {
     float x[VEC], g[VEC];
     load(x, call.x + walk.at(call, v));
     load(g, call.dy + walk.at(call, v));
-    if (FORM == 0) w.read(call, walk, v);
+    if (FORM == 0) w.times(g, call, walk, v);
     if (FORM == 2) EACH(k, OWN) s[k] = Statistics(call, walk.b(call, v, k) / call.share, 0);
-    EACH(k, VEC) {
-      g[k] *= w.of[k];
-      x[k] = g[k] * s[k % OWN].of(x[k]);
-    }
+    EACH(k, VEC) x[k] = g[k] * s[k % OWN].of(x[k]);
     EACH(k, OWN) {
       sum[k].add(FORM == 0 ? together(g) : g[k]);
       product[k].add(FORM == 0 ? together(x) : x[k]);
@@ -520,15 +521,15 @@ INLINE void apply_pull(const Call& call) {
     shift[k] = call.shift[slice];
     scale[k] = call.scale[slice];
   }
-  Entries w(call.weight, call.of_weight, 1.0f, call, walk);
+  const Entries w(call.weight, call.of_weight, call, walk);
   for (long long v = walk.begin(); walk.there(v); v += STEP) {
     float x[VEC], g[VEC];
     load(x, call.x + walk.at(call, v));
     load(g, call.dy + walk.at(call, v));
-    w.read(call, walk, v);
+    w.times(g, call, walk, v);
     EACH(k, VEC) {
       const Statistics& of = s[k % OWN];
-      g[k] = ((g[k] * w.of[k] - shift[k % OWN]) - of.of(x[k]) * scale[k % OWN]) * of.rstd;
+      g[k] = ((g[k] - shift[k % OWN]) - of.of(x[k]) * scale[k % OWN]) * of.rstd;
     }
     store(call.y + walk.at(call, v), g);
   }

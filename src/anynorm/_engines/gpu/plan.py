@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..._core.libraries import Array, Shape
     from ..cpu.lowering import Lowering
 
-MOST = 2**31  # elements of a slice: kernels count them in 32 bits
+MOST = 2**31  # elements of a slice, and of an axis: kernels count them in 32 bits
 HELD, HELD_TWICE = 32, 16  # elements that a thread has in registers, of one array and of each of two
 FEW, LONG = 128, 2**14  # fewer slices than this, and as long, do not fill a GPU one a block
 NARROW = 32  # rows shorter than this are walked down
@@ -33,7 +33,7 @@ SIZES = (4, 2, 2)  # bytes of float32, float16, bfloat16
 CELLS, ELEMENTS, REFUSED = "cells", "elements", "nothing"  # over what dy is summed for weight and bias
 
 POINTERS = ("x", "dy", "y", "weight", "bias", "mean", "rest", "var", "parts", "shift", "scale")
-LAYOUT = struct.Struct("11Q8q36qfii4x")  # Call of norms.cu
+LAYOUT = struct.Struct("11Q8q" + 3 * "8I4q" + "fii4x")  # Call of norms.cu
 
 
 class Case(NamedTuple):
@@ -87,17 +87,19 @@ class Memory(NamedTuple):
 
 def held(n: int, vec: int, most: int) -> tuple[int, int] | None:
     """Return how many threads share a row of n elements in their registers, and how many loads each; None if none."""
-    for threads, own in ((1, most // 4), (8, most // 2), (32, most), (128, most), (512, most), (1024, most)):
+    last = most if vec > 1 else most // 2  # as many single loads leave a thread of 1024 too few registers
+    for threads, own in ((1, most // 4), (8, most // 2), (32, most), (128, most), (512, most), (1024, last)):
         loads = 1 << max(0, math.ceil(n / (threads * vec)) - 1).bit_length()
         if loads * vec <= max(own, vec):
             return threads, loads
     return None
 
 
-def is_whole(shape: Shape, most: int) -> bool:
+def is_whole(shape: Shape, vec: int, most: int) -> bool:
     """Whether slices lie together and each is to be one row in registers."""
-    slices, n = shape[0], shape[1] * shape[3]
-    return shape[2] == 1 and held(n, 1, most) is not None and not (slices < FEW and n >= LONG)
+    a, b, c, d = shape
+    few = a < FEW and b * d >= LONG
+    return c == 1 and not few and held(b * d, vec if d % vec == 0 else 1, most) is not None
 
 
 @lru_cache(maxsize=1024)
@@ -197,7 +199,7 @@ class Plan:
         if copied:
             strides = tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
             lowering = lower(call.layout, shape, strides, 1, tuple(shapes))
-        if lowering is None or lowering.shape[1] * lowering.shape[3] >= MOST:
+        if lowering is None or lowering.shape[1] * lowering.shape[3] >= MOST or max(lowering.shape) >= MOST:
             return None
         return cls(call, lowering, memory, copied=copied)
 
@@ -246,7 +248,7 @@ class Plan:
         turned = [memory.turn(t, low.inverse) for t in tables]
         s = Statistics(self.n, *turned) if self.centred else Statistics(self.n, None, None, turned[0])
         work.tell_tables(s)
-        if is_whole(self.shape, HELD):
+        if is_whole(self.shape, work.vec, HELD):
             work.run("rows", work.walk("rows"), trust=y is not None)
             return s
         sums = work.walk("partial")
@@ -265,6 +267,8 @@ class Plan:
     ) -> tuple[Array | None, Array | None, Array | None] | None:
         """Return the gradients of x, weight and bias that are wanted, given that of the result."""
         memory, x = self.memory, self.dense(x)
+        if dy.dtype not in (call.dtype, call.computing):
+            dy = call.xp.astype(dy, call.computing)
         if memory.strides(dy) != memory.strides(x):
             dy = memory.laid_like(x, dy)
         dx = memory.empty_like(x) if wanted & RESULT else None
@@ -275,7 +279,7 @@ class Plan:
         if REFUSED in kinds:
             return None
         weigh = self.shape[2] == 1 and work.alongs[0].varies(3)  # then no cell has one weight
-        whole = is_whole(self.shape, HELD_TWICE) and not self.given and (weigh or CELLS not in kinds)
+        whole = is_whole(self.shape, work.vec, HELD_TWICE) and not self.given and (weigh or CELLS not in kinds)
         split = not whole and not self.given and dx is not None
         sums = {}
         if CELLS in kinds or (split and not weigh):
@@ -287,7 +291,8 @@ class Plan:
         if dx is not None:
             work.run(*(("rows_pull", work.walk("rows_pull")) if whole else ("apply_pull", work.walk("apply_pull"))))
         totals = [None if kind is None else sums[kind][i] for kind, i in zip(kinds, (1, 0), strict=True)]
-        return dx, *(self.gradient(call, p, total) for p, total in zip(parameters, totals, strict=True))
+        dweight, dbias = (self.gradient(call, p, total) for p, total in zip(parameters, totals, strict=True))
+        return dx, dweight, dbias
 
     def summed_over(self, entries: Along) -> str:
         """Return over what dy and dy * y are summed for the gradient of a parameter."""
