@@ -198,6 +198,9 @@ class Arrays:
         memory = self.device.memory(tuple(a.shape[i] for i in order), dtype or a.dtype)
         return memory.transpose(np.argsort(order)).view(Array)
 
+    def contiguous(self, a):
+        return a if a.flags.c_contiguous else self.array(a)
+
     def empty(self, shape, dtype):
         return self.device.memory(shape, dtype).view(Array)
 
@@ -220,7 +223,7 @@ class Arrays:
 
         cuda = SimpleNamespace(nvrtc=SimpleNamespace(getVersion=lambda: (13, 0)), runtime=SimpleNamespace(is_hip=False))
         cupy = Borrowed("cupy", np, ndarray=Array, RawModule=self.compile, cuda=cuda)
-        cupy.empty, cupy.empty_like = self.empty, self.empty_like
+        cupy.empty, cupy.empty_like, cupy.ascontiguousarray = self.empty, self.empty_like, self.contiguous
         namespace = Borrowed("array_api_compat.cupy", array_api_compat.numpy)
         namespace.__array_namespace_info__ = array_api_compat.numpy.__array_namespace_info__
         monkeypatch.setitem(sys.modules, "cupy", cupy)

@@ -99,6 +99,26 @@ def test_many_threads_at_once_leave_one_whole_file(bindings):
     assert len(list(bindings.folder.iterdir())) == 1
 
 
+def test_a_kernel_is_loaded_once_for_a_device_and_its_capability(bindings):
+    modes, driver = [], bindings.module.driver
+    driver.CUdevice_attribute = SimpleNamespace(
+        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR="major", CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR="minor"
+    )
+    driver.CUstreamCaptureMode = SimpleNamespace(CU_STREAM_CAPTURE_MODE_RELAXED="relaxed")
+    driver.cuDeviceGetAttribute = lambda part, device: (Code(0), {"major": 9 + device, "minor": 0}[part])
+    driver.cuThreadExchangeStreamCaptureMode = lambda mode: modes.append(mode) or (Code(0), "as it was")
+    driver.cuModuleLoadData = lambda code: (Code(0), code)
+    driver.cuModuleGetFunction = lambda module, name: (Code(0), (name, module))
+    launch.kernel.cache_clear()
+    first = launch.kernel(CASE, 0)
+    assert launch.kernel(CASE, 0) is first
+    assert first[0] == b"kernel"
+    assert launch.kernel(CASE, 1) != first
+    assert [capability for _, capability in bindings.compiled] == ["90", "100"]
+    assert modes == ["relaxed", "as it was"] * 2
+    launch.kernel.cache_clear()
+
+
 def test_a_kernel_is_told_the_bytes_of_its_arguments(bindings):
     launch.launch("kernel", 7, 128, 42, b"8 bytes!")
     ((told, given),) = bindings.launched

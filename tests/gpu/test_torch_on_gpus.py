@@ -113,3 +113,21 @@ def test_a_tensor_of_a_cpu_is_no_business_of_the_engine_for_gpus():
     with watch() as ran, anynorm.engine("gpu"):
         anynorm.layer_norm(library.ones(2, 3))
     assert ran == {"array-api"}
+
+
+@pytest.mark.library("numba")
+def test_tensors_of_a_cpu_and_of_a_gpu_each_go_to_their_engine(torch, monkeypatch):
+    from anynorm._core import plans
+    from anynorm._engines import choice
+    from anynorm._engines.cpu import torch as on_cpu
+    from anynorm._engines.gpu import torch as on_gpu
+
+    monkeypatch.setattr(choice, "choice", lambda: choice.Choice(None, None, None))
+    x = torch.array(data("offset 1", (4, 6))).requires_grad_()
+    for module, where, engine in ((on_gpu, "on_gpu", "numba"), (on_cpu, "plain", "gpu")):
+        with monkeypatch.context() as patch, watch() as ran:
+            patch.setattr(module, where, lambda value: value is None)
+            patch.setattr(plans, "_known", {})
+            for _ in range(2):
+                anynorm.layer_norm(x).sum().backward()
+        assert ran == {engine}

@@ -51,19 +51,25 @@ def laid_like(like: Array, a: Array) -> Array:
         return copy
 
 
+def contiguous(a: Array) -> Array:
+    """Return an array in C order, itself where it is."""
+    with a.device:
+        return cupy.ascontiguousarray(a)
+
+
 def strides(a: Array) -> Shape:
     """Return by how many elements an array's axes step."""
     return tuple(step // a.itemsize for step in a.strides)
 
 
 MEMORY = Memory(
-    kinds={np.dtype("float32"): 0, np.dtype("float16"): 1},
+    kinds={np.dtype("float32"): 0, np.float32: 0, np.dtype("float16"): 1},  # as arrays have it, and as calls may
     place=lambda a: int(a.data.ptr),
     strides=strides,
     empty=empty,
     empty_like=empty_like,
     laid_like=laid_like,
-    contiguous=cupy.ascontiguousarray,
+    contiguous=contiguous,
     broadcast=cupy.broadcast_to,
     turn=cupy.transpose,
     launch=launch_case,

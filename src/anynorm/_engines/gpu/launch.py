@@ -111,19 +111,18 @@ def compiled(case: Case, capability: str, *options: str) -> tuple[bytes, str]:
 
 @cache
 def kernel(case: Case, device: int) -> Any:
-    """Return a case as a kernel of a device, whose context is current."""
+    """Return a case as a kernel of a device, whose context is current; it may be loaded while a graph is captured."""
     from cuda.bindings import driver
 
-    attributes = driver.CUdevice_attribute
-    major, minor = (
-        done(driver.cuDeviceGetAttribute(attribute, device))
-        for attribute in (
-            attributes.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,
-            attributes.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
-        )
-    )
-    module = done(driver.cuModuleLoadData(machine_code(case, f"{major}{minor}")))
-    return done(driver.cuModuleGetFunction(module, b"kernel"))
+    named = driver.CUdevice_attribute
+    parts = (named.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, named.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)
+    major, minor = (done(driver.cuDeviceGetAttribute(part, device)) for part in parts)
+    code = machine_code(case, f"{major}{minor}")
+    before = done(driver.cuThreadExchangeStreamCaptureMode(driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED))
+    try:
+        return done(driver.cuModuleGetFunction(done(driver.cuModuleLoadData(code)), b"kernel"))
+    finally:
+        done(driver.cuThreadExchangeStreamCaptureMode(before))
 
 
 def launch(function: Any, grid: int, block: int, stream: int, arguments: bytes) -> None:

@@ -535,4 +535,4 @@ INLINE void apply_pull(const Call& call) {
   }
 }
 
-extern "C" __global__ void __launch_bounds__(TPR * ROWS) kernel(const Call call) { KERNEL(call); }
+extern "C" __global__ void __launch_bounds__(TPR * ROWS, 1) kernel(const Call call) { KERNEL(call); }
