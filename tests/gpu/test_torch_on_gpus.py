@@ -78,6 +78,22 @@ def test_only_what_is_asked_for_is_computed(torch, device):
     assert device.kernels == ["rows_pull"]
 
 
+@pytest.mark.parametrize("shape", [(1, 6, 1, 1), (1, 1, 5, 8), (1, 1, 5, 1), (4, 1, 1, 1), (4, 6, 5, 8), (1, 6, 1, 8)])
+@pytest.mark.parametrize("last", [False, True], ids=["channels first", "channels last"])
+@each_norm
+def test_a_weight_that_is_frozen_is_a_weight_of_the_gradient(torch, rng, norm, last, shape):
+    import torch as library
+
+    x = torch.array(data("offset 100", (4, 6, 5, 8)))
+    x = (x.to(memory_format=library.channels_last) if last else x).requires_grad_()
+    g = rng.standard_normal((4, 6, 5, 8)).astype(F32)
+    w = rng.uniform(0.5, 2, shape).astype(F32)
+    with watch() as ran:
+        (dx,) = gradients((norm.call(x, weight=torch.array(w)) * torch.array(g)).sum(), x)
+    assert_near(dx, norm.gradient(x.detach().numpy(), g * w.astype(float)))
+    assert ran == {"gpu"} or not norm.name.startswith(("layer", "rms"))
+
+
 def test_a_step_of_training_is_differentiated_through_its_state(torch):
     x = torch.array(data("offset 1", (12, 6))).requires_grad_()
 

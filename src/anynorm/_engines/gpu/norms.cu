@@ -466,13 +466,13 @@ INLINE void products(const Call& call) {
   const Walk walk(call, blockIdx.x);
   Statistics s[OWN];
   if (FORM != 2) EACH(k, OWN) s[k] = Statistics(call, walk.a / call.share, walk.c(call, k));
-  const Entries w(call.weigh ? call.weight : nullptr, call.of_weight, call, walk);
+  const Entries w(FORM != 2 && call.weigh ? call.weight : nullptr, call.of_weight, call, walk);
   Sum sum[OWN], product[OWN];
   for (long long v = walk.begin(); walk.there(v); v += STEP) {
     float x[VEC], g[VEC];
     load(x, call.x + walk.at(call, v));
     load(g, call.dy + walk.at(call, v));
-    if (FORM == 0) w.times(g, call, walk, v);
+    if (FORM != 2) w.times(g, call, walk, v);
     if (FORM == 2) EACH(k, OWN) s[k] = Statistics(call, walk.b(call, v, k) / call.share, 0);
     EACH(k, VEC) x[k] = g[k] * s[k % OWN].of(x[k]);
     EACH(k, OWN) {

@@ -176,12 +176,13 @@ def along(lowering: Lowering, sizes: Shape, strides: Shape) -> Along | None:
 class Plan:
     """A call as the kernels take it: x as (A, B, C, D), its slices (a, c)."""
 
-    __slots__ = ("centred", "copied", "given", "kind", "lowering", "memory", "n", "shape", "slices")
+    __slots__ = ("centred", "copied", "direct", "given", "kind", "lowering", "memory", "n", "shape", "slices")
 
     def __init__(self, call: Call, lowering: Lowering, memory: Memory, *, copied: bool) -> None:
         self.lowering, self.memory, self.copied = lowering, memory, copied
         self.shape, self.kind = lowering.shape, memory.kinds[call.dtype]
         self.n, self.slices = self.shape[1] * self.shape[3], self.shape[0] * self.shape[2]
+        self.direct: dict[str, Along] = {}  # where the entries stand of what lies in memory as the kernels take it
         self.given = call.given is not None
         self.centred = call.layout.centred if call.given is None else call.given.mean is not None
 
@@ -245,7 +246,7 @@ class Plan:
         memory, low = self.memory, self.lowering
         work = Work(self, call, x, y=y)
         tables = [memory.empty(x, low.kept) for _ in range(3 if self.centred else 1)]
-        turned = [memory.turn(t, low.inverse) for t in tables]
+        turned = tables if low.straight else [memory.turn(t, low.inverse) for t in tables]
         s = Statistics(self.n, *turned) if self.centred else Statistics(self.n, None, None, turned[0])
         work.tell_tables(s)
         if is_whole(self.shape, work.vec, HELD):
@@ -278,7 +279,7 @@ class Plan:
         kinds = [p if p is None else self.summed_over(of) for p, of in zip(parameters, work.alongs, strict=False)]
         if REFUSED in kinds:
             return None
-        weigh = self.shape[2] == 1 and work.alongs[0].varies(3)  # then no cell has one weight
+        weigh = self.weighs(work.alongs[0])
         whole = is_whole(self.shape, work.vec, HELD_TWICE) and not self.given and (weigh or CELLS not in kinds)
         split = not whole and not self.given and dx is not None
         sums = {}
@@ -294,13 +295,16 @@ class Plan:
         dweight, dbias = (self.gradient(call, p, total) for p, total in zip(parameters, totals, strict=True))
         return dx, dweight, dbias
 
+    def weighs(self, entries: Along) -> bool:
+        """Whether weight or bias is no one number in each cell, of which the sums of dy and dy * y are."""
+        down = walk("products", self.shape, 1).form == 1
+        return entries.varies(3 if not down else 1) or (self.shape[2] > 1 and entries.varies(1))
+
     def summed_over(self, entries: Along) -> str:
         """Return over what dy and dy * y are summed for the gradient of a parameter."""
-        _, _, c, _ = self.shape
-        if c == 1 and entries.varies(3):
-            return REFUSED if entries.varies(0, 1) else ELEMENTS
-        down = walk("products", self.shape, 1).form == 1
-        return REFUSED if (c > 1 and entries.varies(1)) or (entries.varies(3) and not down) else CELLS
+        if not self.weighs(entries):
+            return CELLS
+        return REFUSED if self.shape[2] > 1 or entries.varies(0, 1) else ELEMENTS
 
     def gradient(self, call: Call, parameter: Array | None, total: Array | None) -> Array | None:
         """Return the gradient of weight or bias, from sums that stand as four axes."""
@@ -346,8 +350,7 @@ class Work:
         self.alongs = [NOWHERE] * 3
         for i, (name, p) in enumerate((("weight", call.weight), ("bias", call.bias))):
             if p is not None:
-                laid, self.alongs[i] = plan.lay(call, p, dtype)
-                self.tell(**{name: laid})
+                self.alongs[i] = self.tell_laid(name, p, dtype)
         self.vec = self.widest(y=plan.kind, x=plan.kind, dy=self.gradient)
 
     def widest(self, **kinds: int) -> int:
@@ -365,6 +368,18 @@ class Work:
             self.places[name] = 0 if a is None else self.plan.memory.place(a)
             self.held.append(a)
 
+    def tell_laid(self, name: str, a: Array, dtype: Any) -> Along:
+        """Tell the kernels of weight, bias or a given statistic, and return where its entries stand.
+
+        What lies in memory as they take it does so in every call of the kind.
+        """
+        known = self.plan.direct.get(name)
+        laid, found = (a, known) if known is not None else self.plan.lay(self.call, a, dtype)
+        if laid.dtype == a.dtype and self.plan.memory.place(laid) == self.plan.memory.place(a):
+            self.plan.direct[name] = found
+        self.tell(**{name: laid})
+        return found
+
     def tell_tables(self, s: Statistics) -> None:
         """Tell the kernels of the tables of statistics, given or own."""
         plan, call = self.plan, self.call
@@ -372,15 +387,14 @@ class Work:
         if plan.given:
             for name, table in zip(names, s[1:], strict=True):
                 if table is not None:
-                    laid, self.alongs[2] = plan.lay(call, plan.memory.contiguous(table), call.computing)
-                    self.tell(**{name: laid})
+                    self.alongs[2] = self.tell_laid(name, plan.memory.contiguous(table), call.computing)
             return
         a, _, c, _ = plan.shape
         self.alongs[2] = Along((1,) * 4, (a, 1, c, 1), (c if a > 1 else 0, 0, int(c > 1), 0))
         for name, table in zip(names, s[1:], strict=True):
             if table is not None:
-                flat = call.xp.astype(plan.memory.turn(table, plan.lowering.order), call.computing, copy=False)
-                self.tell(**{name: plan.memory.contiguous(flat)})
+                turned = table if plan.lowering.straight else plan.memory.turn(table, plan.lowering.order)
+                self.tell(**{name: plan.memory.contiguous(call.xp.astype(turned, call.computing, copy=False))})
 
     def walk(self, kernel: str, shape: Shape | None = None, form: int | None = None) -> Walk:
         """Return how a kernel walks over x."""
@@ -423,9 +437,11 @@ class Work:
 
     def weighted(self) -> None:
         """Find what the gradient loses in slices whose elements have a weight each."""
-        how = self.walk("products")
-        self.products(how, self.plan.shape, how.pieces, weigh=True)
-        self.lose(0, how.pieces, 1, weigh=True)
+        how, shape = self.walk("products"), self.plan.shape
+        across = shape[3] if how.form else 1
+        many = parts_of(how, shape) // across
+        self.products(how, shape, many * across, weigh=True)
+        self.lose(how.form, many, across, weigh=True)
 
     def elements(self) -> tuple[Array, Array]:
         """Return the sums of dy and of dy * y over rows: one for each element of a row."""
