@@ -59,12 +59,15 @@ def full(session: nox.Session, library: str, helpers: tuple[str, ...]) -> None:
 
 @nox.session(name="tests(cupy)")
 def cupy(session: nox.Session) -> None:
-    """Test CuPy, which takes a GPU."""
+    """Test CuPy, and CUDA tensors, which takes a GPU; then measure both, and write docs/verified.md."""
     if shutil.which("nvidia-smi") is None:
         session.warn("NO GPU HERE: NOTHING OF CUPY WAS TESTED. docs/verified.md says when and where it last was.")
         return
-    install(session, "test", "cupy")
+    install(session, "test", "cupy", "cuda")
     session.run("pytest", "--library", "cupy", *session.posargs)
+    if shutil.which("g++") is not None:  # which compiles the emulator
+        session.install("torch>=2.7")
+        session.run("python", "-m", "gpu.day", "--write", env={"PYTHONPATH": "tests"})
 
 
 @nox.session(name="tests(mlx)", default=False)
@@ -109,6 +112,13 @@ def xla_gpu(session: nox.Session) -> None:
     settings = {"JAX_PLATFORMS": "cpu,cuda", "CUDA_VISIBLE_DEVICES": "-1", "JAX_ENABLE_COMPILATION_CACHE": "false"}
     settings |= {"JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1", "XLA_FLAGS": "--xla_gpu_autotune_level=0"}
     session.run("pytest", "-rP", "tests/xla_gpu.py", "--library", "jax", *session.posargs, env=settings)
+
+
+@nox.session(default=False)
+def nvrtc(session: nox.Session) -> None:
+    """Compile every kernel for GPUs, which takes none: `nox -s nvrtc -- --architectures 90` for one of them."""
+    install(session, "cuda")
+    session.run("python", "-m", "gpu.nvrtc", *session.posargs, env={"PYTHONPATH": "tests"})
 
 
 @nox.session(default=False)

@@ -165,13 +165,15 @@ def test_the_environment_chooses(monkeypatch):
     monkeypatch.setenv("ANYNORM_ENGINE", "array-api")
     assert who(anynorm.layer_norm, x) == {"array-api"}
     monkeypatch.setenv("ANYNORM_ENGINE", "cuda")
-    with pytest.raises(ValueError, match="ANYNORM_ENGINE needs to be one of array-api, numba, jax, dask: got 'cuda'"):
+    with pytest.raises(
+        ValueError, match="ANYNORM_ENGINE needs to be one of array-api, numba, jax, dask, gpu: got 'cuda'"
+    ):
         anynorm.layer_norm(x)
 
 
 def test_what_is_no_engine_is_refused():
     with (
-        pytest.raises(ValueError, match="engine needs to be one of array-api, numba, jax, dask: got 'numpy'"),
+        pytest.raises(ValueError, match="engine needs to be one of array-api, numba, jax, dask, gpu: got 'numpy'"),
         anynorm.engine("numpy"),
     ):
         pass

@@ -7,6 +7,7 @@ REQUIREMENTS = {
     "jax": ("jax>=0.6",),
     "torch": ("torch>=2.7",),
     "cupy": ("cupy-cuda13x>=14",),
+    "cuda": ("cuda-bindings>=13", "nvidia-cuda-nvrtc>=13"),
     "dask": ("dask[array]>=2025.1", "numpy>=2.0"),
     "mlx": ("mlx>=0.32.1",),
     "fast": ("filelock>=3.13", "numba>=0.61", "numpy>=2.0"),

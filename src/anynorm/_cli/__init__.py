@@ -68,9 +68,9 @@ exit status:
   rows       of each library, norm and array: library, norm, offset (null:
              --input), dtype (the result's), error, bound (promised for the
              error), native_error, difference, kept, engine (that ran: "numba",
-             "jax", "array-api"; null: code of torch's compiler), note (what was
-             raised, or null). Numbers that are not finite, or not to be had,
-             are null.
+             "gpu", "jax", "array-api"; null: code of torch's compiler), note
+             (what was raised, or null). Numbers that are not finite, or not to
+             be had, are null.
 
 examples:
   python -m anynorm check

@@ -50,24 +50,29 @@ def advance(call: Call, s: Statistics, *arguments: Any) -> tuple[Array, Array] |
     """Return the running mean and variance after a batch of the statistics s, None where the engine does not do it."""
     if call.plan is None and is_compiling():
         return None
-    module = chosen(library_name(call.xp))[1]
-    done: tuple[Array, Array] | None = None
-    if hasattr(module, "advance"):
-        done = module.advance(call, s, *arguments)  # type: ignore[union-attr]
-    return done
+    for _, module in chosen(library_name(call.xp)):
+        done: tuple[Array, Array] | None = module.advance(call, s, *arguments) if hasattr(module, "advance") else None
+        if done is not None:
+            return done
+    return None
 
 
 def compose(function: Callable[..., Any], call: Call, *arguments: Any) -> Any:
     """Return a function of a call and of small arrays, compiled as one where that is the engine's way."""
-    module = chosen("jax")[1] if library_name(call.xp) == "jax" and call.sync is None else None
-    return function(call, *arguments) if module is None else module.compose(function, call, *arguments)
+    if library_name(call.xp) == "jax" and call.sync is None:
+        for _, module in chosen("jax"):
+            return module.compose(function, call, *arguments)
+    return function(call, *arguments)
 
 
 def _run(work: str, call: Call, *arguments: Any, **keywords: Any) -> Any:
     """Have the engine that is chosen do it, or the array-API code."""
     if call.plan is None and is_compiling():  # neither context nor environment compiles
         return getattr(array_api, work)(call, *arguments)
-    name, module = chosen(library_name(call.xp))
-    done = None if module is None else getattr(module, work)(call, *arguments, **keywords)
-    ran(ARRAY_API if done is None else name)
-    return getattr(array_api, work)(call.alone(), *arguments) if done is None else done
+    for name, module in chosen(library_name(call.xp)):
+        done = getattr(module, work)(call, *arguments, **keywords)
+        if done is not None:
+            ran(name)
+            return done
+    ran(ARRAY_API)
+    return getattr(array_api, work)(call.alone(), *arguments)

@@ -20,13 +20,14 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 ARRAY_API = "array-api"
-EXTRAS = {"numba": "fast", "jax": "jax", "dask": "dask"}  # which brings the package of each engine
+EXTRAS = {"numba": "fast", "jax": "jax", "dask": "dask", "gpu": "cuda"}  # which brings the package of each engine
+PACKAGES = {"gpu": "cuda"}  # where that goes by another name than the engine
 _MODULES = {  # of each, by library
     "numba": {"numpy": "cpu.numpy", "torch": "cpu.torch"},
     "jax": {"jax": "jax"},
     "dask": {"dask": "dask"},
+    "gpu": {"torch": "gpu.torch", "cupy": "gpu.cupy"},
 }
-_ENGINES = {library: name for name, modules in _MODULES.items() for library in modules}
 
 
 class Choice:
@@ -59,7 +60,7 @@ def engine(name: str | None = None, /, *, threads: int | None = None) -> Iterato
     ----------
     name : str, optional
         "array-api" for the code written in the array API standard, which everything else is measured against; or
-        "numba", "jax" or "dask" for that engine, where it serves x's library. An engine may refuse a call, which
+        "numba", "jax", "dask" or "gpu" for that engine, where it serves x's library. An engine may refuse a call, which
         array-API code then takes. Without a name it is chosen by x's library, and by the environment variable
         ANYNORM_ENGINE, which is read once.
     threads : int, optional
@@ -122,7 +123,8 @@ def _check(name: str, what: str) -> None:
     if name not in (ARRAY_API, *EXTRAS):
         message = f"{what} needs to be one of {', '.join((ARRAY_API, *EXTRAS))}: got {name!r}"
         raise ValueError(message)
-    loaded = None if name == ARRAY_API else _load(next(iter(_MODULES[name].values())))
+    found = [] if name == ARRAY_API else [_load(module) for module in _MODULES[name].values()]
+    loaded = found[0] if found and all(isinstance(one, Exception) for one in found) else None
     if isinstance(loaded, Exception) and _is_missing(name, loaded):
         message = f"{what} needs {name}, which is not installed: {install(EXTRAS[name])}"
         raise ModuleNotFoundError(message)
@@ -148,7 +150,8 @@ def _is_missing(name: str, error: Exception) -> bool:
     if not isinstance(error, ModuleNotFoundError):
         return False
     try:
-        return error.name == name or find_spec(name) is None
+        package = PACKAGES.get(name, name)
+        return error.name == package or find_spec(package) is None
     except ImportError:  # somebody blocks it
         return True
     except ValueError:  # a stub without a specification
@@ -172,7 +175,7 @@ def problems() -> dict[str, str]:
     return dict(_problems)
 
 
-def _report(name: str, error: Exception) -> None:
+def report(name: str, error: Exception) -> None:
     """Warn of an engine that cannot be used, once; that one is not installed is nothing to warn of."""
     if name not in _problems and not _is_missing(name, error):
         _problems[name] = _problem(name, error)
@@ -183,21 +186,22 @@ def _report(name: str, error: Exception) -> None:
 # ---------------------------------------------------------------------------------- which one runs
 
 
-def chosen(library: str) -> tuple[str, ModuleType | None]:
-    """Return the engine for a library: its name and its module, which is None for array-API code."""
+def chosen(library: str) -> tuple[tuple[str, ModuleType], ...]:
+    """Return the engines for a library, each with its module: the first that takes a call runs it."""
     return _chosen(library, choice().name or _from_environment())
 
 
 @cache
-def _chosen(library: str, asked: str | None) -> tuple[str, ModuleType | None]:
-    name = _ENGINES.get(library, ARRAY_API)
-    if name == ARRAY_API or (asked is not None and asked != name):
-        return ARRAY_API, None
-    loaded = _load(_MODULES[name][library])
-    if isinstance(loaded, Exception):
-        _report(name, loaded)
-        return ARRAY_API, None
-    return name, loaded
+def _chosen(library: str, asked: str | None) -> tuple[tuple[str, ModuleType], ...]:
+    found = []
+    for name, modules in _MODULES.items():
+        if library in modules and asked in (None, name):
+            loaded = _load(modules[library])
+            if isinstance(loaded, Exception):
+                report(name, loaded)
+            else:
+                found.append((name, loaded))
+    return tuple(found)
 
 
 @cache

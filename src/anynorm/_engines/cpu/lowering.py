@@ -20,8 +20,6 @@ from functools import lru_cache
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-
 from .geometry import COLUMNS_AT_ONCE
 
 if TYPE_CHECKING:
@@ -58,6 +56,8 @@ class Lowering(NamedTuple):
 
     def lay(self, a: Any, *, whole: bool = False) -> Any:
         """Return an array that broadcasts to the split x as four axes: of each slot the part from where it varies."""
+        import numpy as np
+
         a = a if self.straight else a.transpose(self.order)
         sizes = list(self.sizes if whole else a.shape)
         for slot in self.slots:
@@ -66,14 +66,18 @@ class Lowering(NamedTuple):
         shape = [math.prod([sizes[i] for i in slot]) for slot in self.slots]
         return np.ascontiguousarray((a if tuple(sizes) == a.shape else np.broadcast_to(a, sizes)).reshape(shape))
 
-    def restore(self, table: Any) -> Any:
-        """Return what is laid as four axes, each at size 1 or whole, as an array that broadcasts to the split x."""
+    def unfolded(self, shape: Shape) -> Shape:
+        """Return, of the ordered axes, the sizes of what is laid as four axes, each at size 1 or whole."""
         sizes = [1] * len(self.sizes)
-        for slot, size in zip(self.slots, table.shape, strict=True):
+        for slot, size in zip(self.slots, shape, strict=True):
             if size > 1:
                 for i in slot:
                     sizes[i] = self.sizes[i]
-        return table.reshape(sizes).transpose(self.inverse)
+        return tuple(sizes)
+
+    def restore(self, table: Any) -> Any:
+        """Return what is laid as four axes, each at size 1 or whole, as an array that broadcasts to the split x."""
+        return table.reshape(self.unfolded(table.shape)).transpose(self.inverse)
 
 
 @lru_cache(maxsize=4096)
