@@ -532,7 +532,14 @@ print("alive")
 
 
 @numba
-@pytest.mark.parametrize("layer", ["omp", "workqueue", *(["tbb"] if list(LIBRARIES.glob("libtbb.so*")) else [])])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        pytest.param("omp", marks=pytest.mark.slow),
+        "workqueue",
+        *(["tbb"] if list(LIBRARIES.glob("libtbb.so*")) else []),
+    ],
+)
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 def test_threads_and_forks_live_on_every_threading_layer(layer):
     code = "import warnings; warnings.simplefilter('ignore', DeprecationWarning)\n" + TOGETHER  # of forks with threads
