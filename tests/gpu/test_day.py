@@ -20,6 +20,7 @@ def lent(cupy):
     return cupy
 
 
+@pytest.mark.slow
 def test_the_emulator_gives_its_own_bits_and_keeps_the_promise(lent, monkeypatch):
     expected = {name: found for name, found, _ in day.results(lent, SMALL)}
     monkeypatch.setattr(day, "emulated", lambda _: expected)
@@ -29,6 +30,7 @@ def test_the_emulator_gives_its_own_bits_and_keeps_the_promise(lent, monkeypatch
     assert ran >= {"gpu"}
 
 
+@pytest.mark.slow
 def test_a_bit_that_differs_is_told(lent, monkeypatch):
     expected = {name: found for name, found, _ in day.results(lent, SMALL)}
     name = next(iter(expected))
