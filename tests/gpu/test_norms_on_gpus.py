@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import anynorm
 from anynorm import RunningStats, vjp
@@ -245,3 +247,45 @@ def test_data_that_breaks_norms_does_not_break_these(cupy, kind, layout):
     for norm in NORMS:
         exact = norm.oracle(x)
         assert_within(cupy.numpy(norm.call(laid(cupy, x, layout))), exact, tolerance(x, exact, "float32"))
+
+
+@st.composite
+def calls(draw):
+    """Draw a norm with its arguments, as a function of the module, and arrays."""
+    shape = tuple(draw(st.lists(st.integers(1, 9), min_size=2, max_size=5)))
+    rng = np.random.default_rng(draw(st.integers(0, 99)))
+    order = draw(st.permutations(range(len(shape))))
+    x = np.ascontiguousarray(rng.standard_normal(shape).astype(F32).transpose(order)).transpose(np.argsort(order))
+    norm, channel = draw(st.sampled_from(["layer", "rms", "group", "instance", "batch"])), draw(st.integers(0, 9))
+    channel %= len(shape)
+    if norm in ("layer", "rms"):
+        axes = tuple(sorted(draw(st.sets(st.integers(0, len(shape) - 1), min_size=1))))
+        own, keywords = tuple(shape[i] for i in axes), {"axis": axes}
+    else:
+        own, keywords = (shape[channel],), {"channel_axis": channel}
+    if norm == "group":
+        keywords["num_groups"] = draw(st.sampled_from([n for n in range(1, 10) if shape[channel] % n == 0]))
+    wide = tuple(draw(st.sampled_from([1, size])) for size in shape)
+    for name in ("weight", "bias"):
+        form = draw(st.sampled_from([None, own, wide]))
+        if form is not None:
+            keywords[name] = rng.uniform(0.5, 2, form).astype(F32)
+    return f"{norm}_norm", x, keywords, rng.standard_normal(shape).astype(F32)
+
+
+@pytest.mark.slow
+@settings(max_examples=200)
+@given(calls())
+def test_the_engine_does_what_array_api_code_does_in_every_layout(cupy, call):
+    name, x, keywords, g = call
+    with anynorm.engine("array-api"):
+        y, pull = getattr(vjp, name)(x.astype(float), **keywords)
+        exact = (y, *pull(g.astype(float)))
+    arrays = {key: cupy.array(a) if isinstance(a, np.ndarray) else a for key, a in keywords.items()}
+    y, pull = getattr(vjp, name)(x.view(type(cupy.array(x))), **arrays)
+    largest = 1 + np.abs(exact[1]).max()
+    for ours, theirs in zip((y, *pull(cupy.array(g))), exact, strict=True):
+        assert (ours is None) == (theirs is None)
+        if ours is not None:
+            assert ours.dtype == F32
+            assert_within(cupy.numpy(ours), theirs, 4e-6 * max(largest, np.abs(theirs).max(initial=0.0)))
