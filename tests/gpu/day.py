@@ -69,6 +69,16 @@ class OnTorch:
     def copy(self, x):
         return x.clone()
 
+    def replays(self):
+        """Whether a graph that holds a norm, captured before any such kernel was loaded, does it with new data."""
+        x = self.array(data("offset 3", (7, 777)))
+        graph = self.torch.cuda.CUDAGraph()
+        with self.torch.cuda.graph(graph):
+            y = anynorm.layer_norm(x)
+        x.copy_(self.array(data("offset 3", (7, 777), seed=1)))
+        graph.replay()
+        return bool(self.torch.equal(y, anynorm.layer_norm(x)))
+
 
 class OnCupy:
     """Arrays of CuPy."""
@@ -93,6 +103,19 @@ class OnCupy:
 
     def copy(self, x):
         return x.copy()
+
+    def replays(self):
+        """Whether a captured graph does a norm again with new data; the kernel is loaded before."""
+        x = self.array(data("offset 3", (7, 777)))
+        with self.cupy.cuda.Stream(non_blocking=True) as stream:
+            anynorm.layer_norm(x)
+            stream.begin_capture()
+            y = anynorm.layer_norm(x)
+            graph = stream.end_capture()
+            x[...] = self.array(data("offset 3", (7, 777), seed=1))
+            graph.launch(stream)
+            stream.synchronize()
+            return bool((y == anynorm.layer_norm(x)).all())
 
 
 def libraries():
@@ -123,6 +146,8 @@ def results(library, shapes=SHAPES):
             for kind, dtype in (("offset 0", "float32"), ("offset 1e6", "float32"), ("offset 3", "float16")):
                 x = data(kind, shape, dtype)
                 for channels, a in (("first", x), ("last", np.moveaxis(last(x), 1, -1))):
+                    if channels == "last" and norm.runs_along(len(shape)) == (3,):
+                        continue  # no kernel sums the gradients of weights that change along rows which lie apart
                     given = library.array(a)
                     given = given if channels == "first" else given.transpose(0, 3, 1, 2)
                     w, b = map(library.array, own)
@@ -197,12 +222,14 @@ def report(library):
     lines += [f"* {count - len(differing)} of {count} calls give the emulator's bits, their gradients included."]
     lines += [f"  Not: {name}" for name in differing[:5]]
     lines += [f"* The largest error in float32, at offsets 0 and 1e6, is {worst:.1e}; run by {', '.join(sorted(ran))}."]
+    replays = library.replays()
+    lines += [f"* A captured graph {'replays' if replays else 'DOES NOT REPLAY'} a norm."]
     lines += [f"* A small call takes {small(library):.0f} µs.", ""]
     table = list(rates(library))
     names = list(table[0][1])
     lines += [f"| TB/s | {' | '.join(names)} |", f"|{'---|' * (len(names) + 1)}"]
     lines += [f"| {what} | {' | '.join(f'{rate[name]:.2f}' for name in names)} |" for what, rate in table]
-    return [*lines, ""], not differing and worst < BOUND and "gpu" in ran
+    return [*lines, ""], not differing and replays and worst < BOUND and ran == {"gpu"}
 
 
 def record(text, found, lines, today):

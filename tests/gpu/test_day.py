@@ -20,15 +20,17 @@ def lent(cupy):
     return cupy
 
 
+@pytest.mark.slow
 def test_the_emulator_gives_its_own_bits_and_keeps_the_promise(lent, monkeypatch):
     expected = {name: found for name, found, _ in day.results(lent, SMALL)}
     monkeypatch.setattr(day, "emulated", lambda _: expected)
     differing, worst, count, ran = day.check_bits(lent, SMALL)
-    assert (differing, count) == ([], 36)
+    assert (differing, count) == ([], 30)
     assert worst < 2e-6
-    assert ran >= {"gpu"}
+    assert ran == {"gpu"}
 
 
+@pytest.mark.slow
 def test_a_bit_that_differs_is_told(lent, monkeypatch):
     expected = {name: found for name, found, _ in day.results(lent, SMALL)}
     name = next(iter(expected))

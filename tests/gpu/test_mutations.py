@@ -109,10 +109,15 @@ def test_the_kernels_as_they_are_pass(cupy, device, scenario):
     in_orders(cupy, device, scenario)
 
 
+FIRST = [case for i, case in enumerate(CASES) if case[0] not in [kernel for kernel, *_ in CASES[:i]]]  # of each kernel
+
+
 @pytest.mark.parametrize(
     ("kernel", "change", "scenario"),
-    CASES,
-    ids=[f"{kernel}, {change[0].strip()[:30]}, {scenario}" for kernel, change, scenario in CASES],
+    [
+        pytest.param(*case, id=f"{case[0]}, {case[1][0].strip()[:30]}", marks=() if case in FIRST else pytest.mark.slow)
+        for case in CASES
+    ],
 )
 def test_what_is_taken_out_of_a_kernel_is_caught(cupy, device, kernel, change, scenario):
     source = launch.source()

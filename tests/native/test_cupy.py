@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 import anynorm
+from anynorm._engines import watch
 from native.comparison import SMALL, assert_native, assert_never_worse
-from oracles import KINDS, NORMS, assert_within, data, standardized, tolerance
+from oracles import KINDS, NORMS, assert_near, assert_within, data, standardized, tolerance
 
 pytestmark = [
     pytest.mark.library("cupy"),
@@ -81,6 +82,17 @@ def test_every_norm_keeps_the_promise_in_either_order(norm, order, kind):
     exact = norm.oracle(x)
     y = on_gpu(norm.call(cupy.asarray(x, order=order)), "float32")
     assert_within(y, exact, tolerance(x, exact, "float32"))
+
+
+@pytest.mark.parametrize("norm", NORMS, ids=str)
+def test_every_norm_and_its_gradient_are_kernels(norm):
+    x, g = data("offset 10000", IMAGES), data("offset 0", IMAGES, seed=7)
+    with watch() as ran:
+        y, pull = norm.vjp(cupy.asarray(x))
+        dx = pull(cupy.asarray(g))[0]
+    assert ran == {"gpu"}
+    assert_within(on_gpu(y, "float32"), norm.oracle(x), 2e-6)
+    assert_near(on_gpu(dx, "float32"), norm.gradient(x, g))
 
 
 @each_kind

@@ -82,15 +82,15 @@ struct Call {
   float *mean, *rest, *var;  // tables of the slices; no mean where the norm subtracts none
   void* parts;               // of the slices' sums
   float *shift, *scale;      // what a gradient loses along 1 and along y, of the slices
+  float eps;
+  int trust;  // whether variances that float32 does not hold become NaN
+  int weigh;  // whether products are weighted one by one
   long long a, b, c, d;
   long long n;       // elements of a slice
   long long pieces;  // into which a slice is cut, or what is walked down
   long long side;    // rows that lie side by side where columns are walked down
   long long share;   // rows that have one entry in the tables
   Along of_weight, of_bias, of_table;
-  float eps;
-  int trust;  // whether variances that float32 does not hold become NaN
-  int weigh;  // whether products are weighted one by one
 };
 
 // ------------------------------------------------------------------------------------------------ sums

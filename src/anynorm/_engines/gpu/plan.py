@@ -33,7 +33,7 @@ SIZES = (4, 2, 2)  # bytes of float32, float16, bfloat16
 CELLS, ELEMENTS, REFUSED = "cells", "elements", "nothing"  # over what dy is summed for weight and bias
 
 POINTERS = ("x", "dy", "y", "weight", "bias", "mean", "rest", "var", "parts", "shift", "scale")
-LAYOUT = struct.Struct("11Q8q" + 3 * "8I4q" + "fii4x")  # Call of norms.cu
+OF_CALL, OF_KIND = struct.Struct("11Qfii4x"), struct.Struct("8q" + 3 * "8I4q")  # the two parts of Call in norms.cu
 
 
 class Case(NamedTuple):
@@ -95,6 +95,7 @@ def held(n: int, vec: int, most: int) -> tuple[int, int] | None:
     return None
 
 
+@lru_cache(maxsize=4096)
 def is_whole(shape: Shape, vec: int, most: int) -> bool:
     """Whether slices lie together and each is to be one row in registers."""
     a, b, c, d = shape
@@ -102,7 +103,7 @@ def is_whole(shape: Shape, vec: int, most: int) -> bool:
     return c == 1 and not few and held(b * d, vec if d % vec == 0 else 1, most) is not None
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=4096)
 def walk(kernel: str, shape: Shape, vec: int, form: int | None = None) -> Walk:
     """Return how a kernel walks over x as four axes, by loads of vec elements where they fit."""
     a, b, c, d = shape
@@ -176,13 +177,23 @@ def along(lowering: Lowering, sizes: Shape, strides: Shape) -> Along | None:
 class Plan:
     """A call as the kernels take it: x as (A, B, C, D), its slices (a, c)."""
 
-    __slots__ = ("centred", "copied", "direct", "given", "kind", "lowering", "memory", "n", "shape", "slices")
+    __slots__ = (
+        "centred", "copied", "direct", "dtype", "given", "kind", "lowering", "memory", "n", "own", "parameter",
+        "recipes", "shape", "slices",
+    )  # fmt: skip
 
     def __init__(self, call: Call, lowering: Lowering, memory: Memory, *, copied: bool) -> None:
         self.lowering, self.memory, self.copied = lowering, memory, copied
         self.shape, self.kind = lowering.shape, memory.kinds[call.dtype]
         self.n, self.slices = self.shape[1] * self.shape[3], self.shape[0] * self.shape[2]
         self.direct: dict[str, Along] = {}  # where the entries stand of what lies in memory as the kernels take it
+        #: What is launched, but for where its arrays are: a case, and the part of what it is told that a kind decides.
+        self.recipes: dict[Any, tuple[Case, bytes]] = {}
+        parameters = [p for p in (call.weight, call.bias) if p is not None]
+        self.dtype = call.dtype if all(p.dtype == call.dtype for p in parameters) else call.computing
+        self.parameter = memory.kinds[self.dtype] if parameters else 0
+        a, _, c, _ = self.shape
+        self.own = Along((1,) * 4, (a, 1, c, 1), (c if a > 1 else 0, 0, int(c > 1), 0))  # of tables of the slices
         self.given = call.given is not None
         self.centred = call.layout.centred if call.given is None else call.given.mean is not None
 
@@ -248,7 +259,7 @@ class Plan:
         tables = [memory.empty(x, low.kept) for _ in range(3 if self.centred else 1)]
         turned = tables if low.straight else [memory.turn(t, low.inverse) for t in tables]
         s = Statistics(self.n, *turned) if self.centred else Statistics(self.n, None, None, turned[0])
-        work.tell_tables(s)
+        work.tell(**dict(zip(("mean", "rest", "var") if self.centred else ("var",), tables, strict=True)))
         if is_whole(self.shape, work.vec, HELD):
             work.run("rows", work.walk("rows"), trust=y is not None)
             return s
@@ -340,61 +351,59 @@ class Work:
     def __init__(self, plan: Plan, call: Call, x: Array, *, y: Array | None = None, dy: Array | None = None) -> None:
         self.plan, self.call, self.x = plan, call, x
         self.held: list[Array] = []
-        self.places: dict[str, int] = {}
+        self.places = dict.fromkeys(POINTERS, 0)
         self.tell(x=x, dy=dy, y=y)
-        given = [p for p in (call.weight, call.bias) if p is not None]
-        dtype = call.dtype if all(p.dtype == call.dtype for p in given) else call.computing
-        kinds = plan.memory.kinds
-        self.parameter = kinds[dtype] if given else 0
-        self.gradient = 0 if dy is None else kinds[dy.dtype]
-        self.alongs = [NOWHERE] * 3
-        for i, (name, p) in enumerate((("weight", call.weight), ("bias", call.bias))):
-            if p is not None:
-                self.alongs[i] = self.tell_laid(name, p, dtype)
-        self.vec = self.widest(y=plan.kind, x=plan.kind, dy=self.gradient)
+        self.gradient = 0 if dy is None else plan.memory.kinds[dy.dtype]
+        self.alongs = [NOWHERE, NOWHERE, plan.own]
+        if call.weight is not None:
+            self.alongs[0] = self.tell_laid("weight", call.weight, plan.dtype)
+        if call.bias is not None:
+            self.alongs[1] = self.tell_laid("bias", call.bias, plan.dtype)
+        self.vec = self.widest()
 
-    def widest(self, **kinds: int) -> int:
+    def widest(self) -> int:
         """Return how many elements a load may have: 16 bytes of them, or one, where some array begins elsewhere."""
-        vec = 16 // SIZES[self.plan.kind]
-        if self.alongs[0].varies(3):
-            kinds["weight"] = self.parameter
-        if self.alongs[1].varies(3):
-            kinds["bias"] = self.parameter
-        return 1 if any(self.places[name] % (vec * SIZES[kind]) for name, kind in kinds.items()) else vec
+        plan, places = self.plan, self.places
+        vec = 16 // SIZES[plan.kind]
+        odd = (places["x"] | places["y"]) % 16 or places["dy"] % (vec * SIZES[self.gradient])
+        for name, of in zip(("weight", "bias"), self.alongs, strict=False):
+            odd = odd or (of.stride[3] and places[name] % (vec * SIZES[plan.parameter]))
+        return 1 if odd else vec
 
     def tell(self, **arrays: Array | None) -> None:
         """Tell the kernels of arrays."""
         for name, a in arrays.items():
-            self.places[name] = 0 if a is None else self.plan.memory.place(a)
-            self.held.append(a)
+            if a is not None:
+                self.places[name] = self.plan.memory.place(a)
+                self.held.append(a)
 
     def tell_laid(self, name: str, a: Array, dtype: Any) -> Along:
         """Tell the kernels of weight, bias or a given statistic, and return where its entries stand.
 
         What lies in memory as they take it does so in every call of the kind.
         """
-        known = self.plan.direct.get(name)
-        laid, found = (a, known) if known is not None else self.plan.lay(self.call, a, dtype)
-        if laid.dtype == a.dtype and self.plan.memory.place(laid) == self.plan.memory.place(a):
-            self.plan.direct[name] = found
-        self.tell(**{name: laid})
+        plan, place = self.plan, self.plan.memory.place
+        found = plan.direct.get(name)
+        if found is None:
+            laid, found = plan.lay(self.call, a, dtype)
+            if laid.dtype == a.dtype and place(laid) == place(a):
+                plan.direct[name] = found
+            a = laid
+        self.places[name] = place(a)
+        self.held.append(a)
         return found
 
     def tell_tables(self, s: Statistics) -> None:
         """Tell the kernels of the tables of statistics, given or own."""
         plan, call = self.plan, self.call
-        names = ("mean", "rest", "var")
-        if plan.given:
-            for name, table in zip(names, s[1:], strict=True):
-                if table is not None:
-                    self.alongs[2] = self.tell_laid(name, plan.memory.contiguous(table), call.computing)
-            return
-        a, _, c, _ = plan.shape
-        self.alongs[2] = Along((1,) * 4, (a, 1, c, 1), (c if a > 1 else 0, 0, int(c > 1), 0))
-        for name, table in zip(names, s[1:], strict=True):
-            if table is not None:
-                turned = table if plan.lowering.straight else plan.memory.turn(table, plan.lowering.order)
-                self.tell(**{name: plan.memory.contiguous(call.xp.astype(turned, call.computing, copy=False))})
+        for name, table in zip(("mean", "rest", "var"), s[1:], strict=True):
+            if table is None:
+                continue
+            if plan.given:
+                self.alongs[2] = self.tell_laid(name, plan.memory.contiguous(table), call.computing)
+                continue
+            turned = table if plan.lowering.straight else plan.memory.turn(table, plan.lowering.order)
+            self.tell(**{name: plan.memory.contiguous(call.xp.astype(turned, call.computing, copy=False))})
 
     def walk(self, kernel: str, shape: Shape | None = None, form: int | None = None) -> Walk:
         """Return how a kernel walks over x."""
@@ -405,16 +414,20 @@ class Work:
         trust: bool = False, weigh: bool = False,
     ) -> None:  # fmt: skip
         """Launch a kernel."""
-        plan, folds = self.plan, kernel.startswith("combine")
-        case = Case(
-            kernel, 0 if folds else plan.kind, 0 if folds else self.gradient, 0 if kernel == "combine" else
-            self.parameter, how.vec, how.per, how.tpr, how.rows, how.form,
-        )  # fmt: skip
-        numbers = (*(shape or plan.shape), plan.n, pieces or how.pieces, how.side, share)
-        entries = [number for of in self.alongs for part in of for number in part]
-        places = [self.places.get(name, 0) for name in POINTERS]
-        told = LAYOUT.pack(*places, *numbers, *entries, self.call.eps, trust, weigh)
+        plan, key = self.plan, (kernel, how, shape, pieces, share, self.gradient)
+        if key not in plan.recipes:
+            numbers = (*(shape or plan.shape), plan.n, pieces or how.pieces, how.side, share)
+            entries = [number for of in self.alongs for part in of for number in part]
+            plan.recipes[key] = self.case(kernel, how), OF_KIND.pack(*numbers, *entries)
+        case, of_kind = plan.recipes[key]
+        told = OF_CALL.pack(*self.places.values(), self.call.eps, trust, weigh) + of_kind
         plan.memory.launch(case, how.grid, how.tpr * how.rows, told, self.x)
+
+    def case(self, kernel: str, how: Walk) -> Case:
+        """Return what a kernel is compiled for: what puts parts together is the same for all x and dy."""
+        element, gradient = (0, 0) if kernel.startswith("combine") else (self.plan.kind, self.gradient)
+        parameter = 0 if kernel == "combine" else self.plan.parameter
+        return Case(kernel, element, gradient, parameter, how.vec, how.per, how.tpr, how.rows, how.form)
 
     # ------------------------------------------------------------------------------ sums of gradients
 
