@@ -118,6 +118,7 @@ def test_variance_has_no_value_where_the_count_is_not_above_the_correction(xp):
     assert np.all(np.isnan(xp.numpy(anynorm.variance(m, correction=1))))
 
 
+@pytest.mark.slow_on("dask")
 @pytest.mark.eager
 @pytest.mark.needs("many small calls")
 @pytest.mark.dtypes("float64", "float32")

@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 import anynorm
 from oracles import centred
 
-pytestmark = [pytest.mark.eager, pytest.mark.slow_on("jax")]
+pytestmark = [pytest.mark.eager, pytest.mark.slow_on("jax", "dask")]
 
 sizes = st.sampled_from([0, 1, 2, 3, 4])
 

@@ -183,7 +183,8 @@ def products_over(call: Call, axes: Shape, **arrays: Array) -> Array:
 def parameter_gradient(call: Call, parameter: Array, which: int, **arrays: Array) -> Array:
     """Return the gradient of weight or bias."""
     axes = tuple(i for i, size in enumerate(call.broadcastable(parameter).shape) if size == 1)
-    return call.gradient(parameter, products_over(call._replace(weight=None, bias=None), axes, **arrays)[..., which])
+    totals = products_over(call._replace(weight=None, bias=None), axes, **arrays)
+    return call.gradient(parameter, totals[..., which].astype(call.computing))
 
 
 def over_groups(call: Call, parts: Array, merge: Callable[..., Array]) -> Array:
