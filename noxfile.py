@@ -21,9 +21,9 @@ PLAIN = "not compiled and not inductor and not jit and not bench and not engine"
 
 
 def install(session: nox.Session, *groups: str) -> None:
-    """Install the package beside dependency groups of pyproject.toml."""
-    # Python compiles what is imported; pip would compile everything.
-    session.install("--no-compile", *nox.project.dependency_groups(PROJECT, *groups), ".")
+    """Install the package, as it stands here, beside dependency groups of pyproject.toml."""
+    # Python compiles what is imported; pip would compile everything. Sessions that share the source share its kernels.
+    session.install("--no-compile", *nox.project.dependency_groups(PROJECT, *groups), "-e", ".")
 
 
 def test(session: nox.Session, library: str, helpers: tuple[str, ...], *options: str) -> None:

@@ -9,7 +9,7 @@ import fuzz
 from backends import BACKENDS
 
 # How many calls: lazy libraries take their time.
-FUZZED = {"numpy": 300, "torch": 300, "strict": 300, "mlx": 300, "dask": 60, "jax": 12}
+FUZZED = {"numpy": 150, "torch": 100, "strict": 150, "mlx": 150, "dask": 30, "jax": 12}
 SEED = 20
 
 

@@ -100,7 +100,12 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 @pytest.mark.parametrize("library", LIBRARIES)
 @pytest.mark.parametrize(
     "options",
-    [(), ("--gradients",), ("--compiled",), pytest.param(("--gradients", "--compiled"), marks=pytest.mark.slow)],
+    [
+        (),
+        ("--gradients",),
+        pytest.param(("--compiled",), marks=pytest.mark.slow),
+        pytest.param(("--gradients", "--compiled"), marks=pytest.mark.slow),
+    ],
     ids=" ".join,
 )
 def test_every_promise_is_kept(
