@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import array_api_compat.numpy as standard
 import numpy as np
 import pytest
 
@@ -62,9 +63,9 @@ class Namespace(type):
 
 
 def namespace(*names, called="boxes"):
-    made = {name: getattr(np, name) for name in names}
+    made = {name: getattr(standard, name) for name in names}
     for name in set(names) - {"float32", "finfo", "isdtype", "__array_namespace_info__"}:
-        made[name] = staticmethod(boxing(getattr(np, name)))
+        made[name] = staticmethod(boxing(getattr(standard, name)))
     return Namespace(called, (), made)
 
 
