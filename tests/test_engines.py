@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 import anynorm
 from anynorm import RunningStats, vjp
 from anynorm._engines import choice, watch
+from drawn import norm_of
 from oracles import NORMS, assert_within, data, standardized
 
 F32 = np.float32
@@ -249,21 +250,8 @@ def calls(draw):
     rng = np.random.default_rng(draw(st.integers(0, 99)))
     spread = rng.standard_normal(shape) + draw(st.sampled_from([0.0, 3.0, 100.0]))
     x = LAYOUTS[draw(st.sampled_from(sorted(LAYOUTS)))](spread.astype(dtype))
-    norm = draw(st.sampled_from(["layer", "rms", "group", "instance", "batch"]))
-    channel = draw(st.integers(0, len(shape) - 1))
-    if norm in ("layer", "rms"):
-        axes = tuple(sorted(draw(st.sets(st.integers(0, len(shape) - 1), min_size=1))))
-        own, keywords = tuple(shape[i] for i in axes), {"axis": axes}
-    else:
-        own, keywords = (shape[channel],), {"channel_axis": channel}
-    if norm == "group":
-        keywords["num_groups"] = draw(st.sampled_from([n for n in range(1, 10) if shape[channel] % n == 0]))
-    wide = tuple(draw(st.sampled_from([1, size])) for size in shape)
-    for name in ("weight", "bias"):
-        form = draw(st.sampled_from([None, own, wide]))
-        if form is not None:
-            keywords[name] = rng.uniform(0.5, 2, form).astype(draw(st.sampled_from(["float32", "float64"])))
-    return f"{norm}_norm", x, keywords, rng.standard_normal(shape).astype(dtype)
+    norm, keywords = norm_of(draw, rng, shape, ("float32", "float64"))
+    return norm, x, keywords, rng.standard_normal(shape).astype(dtype)
 
 
 def both(function, *arguments, **keywords):

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 import anynorm
 from anynorm import RunningStats, vjp
 from anynorm._engines import watch
+from drawn import norm_of
 from oracles import NORMS, assert_near, assert_within, data, gradient, standardized, tolerance, ulp
 
 F32 = np.float32
@@ -256,21 +257,8 @@ def calls(draw):
     rng = np.random.default_rng(draw(st.integers(0, 99)))
     order = draw(st.permutations(range(len(shape))))
     x = np.ascontiguousarray(rng.standard_normal(shape).astype(F32).transpose(order)).transpose(np.argsort(order))
-    norm, channel = draw(st.sampled_from(["layer", "rms", "group", "instance", "batch"])), draw(st.integers(0, 9))
-    channel %= len(shape)
-    if norm in ("layer", "rms"):
-        axes = tuple(sorted(draw(st.sets(st.integers(0, len(shape) - 1), min_size=1))))
-        own, keywords = tuple(shape[i] for i in axes), {"axis": axes}
-    else:
-        own, keywords = (shape[channel],), {"channel_axis": channel}
-    if norm == "group":
-        keywords["num_groups"] = draw(st.sampled_from([n for n in range(1, 10) if shape[channel] % n == 0]))
-    wide = tuple(draw(st.sampled_from([1, size])) for size in shape)
-    for name in ("weight", "bias"):
-        form = draw(st.sampled_from([None, own, wide]))
-        if form is not None:
-            keywords[name] = rng.uniform(0.5, 2, form).astype(F32)
-    return f"{norm}_norm", x, keywords, rng.standard_normal(shape).astype(F32)
+    norm, keywords = norm_of(draw, rng, shape, ("float32",))
+    return norm, x, keywords, rng.standard_normal(shape).astype(F32)
 
 
 @pytest.mark.slow

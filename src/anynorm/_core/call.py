@@ -77,6 +77,14 @@ class Layout(NamedTuple):
         """Return the layout of the packed rows of a jagged array, in which axis 0 and the ragged one are one."""
         return self._replace(shared=tuple(i - 1 for i in self.shared), affine=tuple(i - 1 for i in self.affine))
 
+    def by_channel(self) -> Layout:
+        """Return the layout of each channel by itself, where it was of groups."""
+        if self.groups is None:
+            return self
+        channel = self.affine[0]
+        spatial = tuple(i - (i > channel) for i in self.shared if i != channel + 1)
+        return self._replace(shared=spatial, groups=None)
+
     def shape(self, x: Array) -> Shape:
         """Return x's shape with its channel axis split into groups."""
         if self.groups is None:

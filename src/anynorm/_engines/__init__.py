@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._core import standardize as array_api
 from .._core.libraries import is_compiling, library_name
-from .choice import ARRAY_API, chosen, engine, problems, ran, watch
+from .choice import ask, chosen, engine, problems, watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,10 +69,5 @@ def _run(work: str, call: Call, *arguments: Any, **keywords: Any) -> Any:
     """Have the engine that is chosen do it, or the array-API code."""
     if call.plan is None and is_compiling():  # neither context nor environment compiles
         return getattr(array_api, work)(call, *arguments)
-    for name, module in chosen(library_name(call.xp)):
-        done = getattr(module, work)(call, *arguments, **keywords)
-        if done is not None:
-            ran(name)
-            return done
-    ran(ARRAY_API)
-    return getattr(array_api, work)(call.alone(), *arguments)
+    done = ask(library_name(call.xp), work, call, *arguments, **keywords)
+    return getattr(array_api, work)(call.alone(), *arguments) if done is None else done

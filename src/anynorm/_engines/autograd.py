@@ -16,7 +16,7 @@ from torch.autograd.forward_ad import unpack_dual
 from .._core import plans
 from .._core import standardize as array_api
 from .._core.call import Statistics
-from .choice import ARRAY_API, chosen, ran
+from .choice import ask
 from .cpu.geometry import BIASES, RESULT, WEIGHTS
 
 if TYPE_CHECKING:
@@ -26,17 +26,14 @@ if TYPE_CHECKING:
     from .._core.libraries import Array
 
 
-def normalize(call: Call, plan: Any, run: Callable[..., Any], *, keep: bool) -> tuple[Array, Statistics | None]:
-    """Return the normalised tensor by a plan, and the statistics where they are to be kept; torch differentiates it.
-
-    run(plan, call, x, keep=...) does it.
-    """
+def normalize(call: Call, plan: Any, *, keep: bool) -> tuple[Array, Statistics | None]:
+    """Return the normalised tensor by a plan, and the statistics where they are to be kept; torch differentiates it."""
     if not tracked(call.x, call.weight, call.bias):
-        done: tuple[Array, Statistics | None] = run(plan, call, call.x, keep=keep)
+        done: tuple[Array, Statistics | None] = plan.normalize(call, stored(call, call.x), keep=keep)
         return done
     if not keep or call.given is not None:
-        return Normalize.apply(plan, run, call, False, call.x, call.weight, call.bias), call.given
-    y, *s = Normalize.apply(plan, run, call, True, call.x, call.weight, call.bias)
+        return Normalize.apply(plan, call, False, call.x, call.weight, call.bias), call.given
+    y, *s = Normalize.apply(plan, call, True, call.x, call.weight, call.bias)
     return y, Statistics(*s)
 
 
@@ -47,7 +44,6 @@ class Normalize(torch.autograd.Function):
     def forward(
         ctx: Any,
         plan: Any,
-        run: Callable[..., Any],
         call: Call,
         keep: bool,  # noqa: FBT001  apply knows no keywords
         x: Array,
@@ -55,7 +51,7 @@ class Normalize(torch.autograd.Function):
         bias: Array | None,
     ) -> Array | tuple[Array | None, ...]:
         """Return the normalised tensor, and the statistics where they are to be kept."""
-        y, s = run(plan, call, x, keep=True)
+        y, s = plan.normalize(call, stored(call, x), keep=True)
         count = s.count if isinstance(s.count, torch.Tensor) else None
         ctx.call = call._replace(x=None, weight=None, bias=None, mask=None, plan=plan)
         ctx.n = None if count is not None else s.count
@@ -68,22 +64,16 @@ class Normalize(torch.autograd.Function):
         """Return the gradients of x, weight and bias."""
         x, weight, bias, mask, count, *tables = ctx.saved_tensors
         call = ctx.call._replace(x=x, weight=weight, bias=bias, mask=mask)
-        nothing = (None,) * 4
         if dy is None or any(g is not None for g in dtables) or torch.is_grad_enabled():
-            return *nothing, *differentiate(call, (dy, *(dtables or (None, None, None))))
-        wanted = sum(compress((RESULT, WEIGHTS, BIASES), ctx.needs_input_grad[4:]))
-        return *nothing, *backward(call, Statistics(ctx.n if count is None else count, *tables), dy, wanted)
+            return None, None, None, *differentiate(call, (dy, *(dtables or (None, None, None))))
+        wanted = sum(compress((RESULT, WEIGHTS, BIASES), ctx.needs_input_grad[3:]))
+        return None, None, None, *backward(call, Statistics(ctx.n if count is None else count, *tables), dy, wanted)
 
 
 def backward(call: Call, s: Statistics, dy: Array, wanted: int) -> tuple[Array | None, Array | None, Array | None]:
     """Return the gradients that are wanted by the engine that is chosen now, which may have been another forward."""
-    for name, module in chosen("torch"):
-        pulled: tuple[Array | None, Array | None, Array | None] | None = module.pull(call, s, dy, wanted)
-        if pulled is not None:
-            ran(name)
-            return pulled
-    ran(ARRAY_API)
-    return array_api.pull(call.alone(), s, dy)
+    pulled: tuple[Array | None, Array | None, Array | None] | None = ask("torch", "pull", call, s, dy, wanted)
+    return array_api.pull(call.alone(), s, dy) if pulled is None else pulled
 
 
 def differentiate(call: Call, gradients: tuple[Array | None, ...]) -> list[Array | None]:

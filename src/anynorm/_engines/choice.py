@@ -10,7 +10,7 @@ from contextvars import ContextVar
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .._core.arguments import integer
 from .._install import install
@@ -210,6 +210,17 @@ def _from_environment() -> str | None:
     if asked is not None:
         _check(asked, "ANYNORM_ENGINE")
     return asked
+
+
+def ask(library: str, work: str, *arguments: Any, **keywords: Any) -> Any:
+    """Have the first engine do it that takes the call; None where array-API code is to."""
+    for name, module in chosen(library):
+        done = getattr(module, work)(*arguments, **keywords)
+        if done is not None:
+            ran(name)
+            return done
+    ran(ARRAY_API)
+    return None
 
 
 @contextmanager

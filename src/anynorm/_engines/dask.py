@@ -17,9 +17,9 @@ from dask.array.utils import meta_from_array
 from .. import _engines as engines
 from .._core import standardize as array_api
 from .._core.arguments import same
-from .._core.call import Statistics
-from .._core.libraries import namespace_of, quiet, smallest_square
-from .._core.mean import sum_over, sums_in
+from .._core.call import Statistics, split
+from .._core.libraries import has_sizes, namespace_of, quiet, smallest_square
+from .._core.mean import counts, sum_over, sums_in
 from .choice import beside_others
 
 if TYPE_CHECKING:
@@ -51,8 +51,8 @@ def pull(call: Call, s: Statistics, dy: Array) -> tuple[Array, Array | None, Arr
     del s  # it is made again where it is needed
     if refused(call):
         return None
-    whole = is_whole(call)
-    call, groups = (call, call) if whole else (by_channel(call), call)
+    whole, groups = is_whole(call), call
+    call = call if whole else by_channel(call)
     made = {} if whole else {"merged": of_slices(groups)}
     dweight = None if call.weight is None else parameter_gradient(call, call.weight, 1, dy=dy, **made)
     dbias = None if call.bias is None else parameter_gradient(call, call.bias, 0, dy=dy, **made)
@@ -77,16 +77,12 @@ def slice_axes(call: Call) -> Shape:
     """Return the axes of x, its channels not split into groups, that a slice runs along."""
     if call.layout.groups is None:
         return call.layout.shared
-    return tuple(sorted((*by_channel(call).layout.shared, *call.layout.affine)))
+    return tuple(sorted((*call.layout.by_channel().shared, *call.layout.affine)))
 
 
 def by_channel(call: Call) -> Call:
     """Return the call of each channel by itself, where it was of groups."""
-    if call.layout.groups is None:
-        return call
-    (channel,) = call.layout.affine
-    spatial = tuple(i - (i > channel) for i in call.layout.shared if i != channel + 1)
-    return call._replace(layout=call.layout._replace(shared=spatial, groups=None))
+    return call._replace(layout=call.layout.by_channel())
 
 
 def is_whole(call: Call) -> bool:
@@ -128,7 +124,8 @@ def by_block(
     """
     x, rank = call.x, call.x.ndim
     arrays = {"mask": call.mask, **others}
-    arrays |= {name: None if p is None else call.broadcastable(p) for name, p in parameters(call).items()}
+    for name, parameter in (("weight", call.weight), ("bias", call.bias)):
+        arrays[name] = None if parameter is None else call.broadcastable(parameter)
     if call.given is not None:
         arrays |= {"mean": call.given.mean, "rest": call.given.rest, "var": call.given.var}
     arrays = {name: aligned(a, x) for name, a in arrays.items() if a is not None}
@@ -142,11 +139,6 @@ def by_block(
         adjust_chunks=dict.fromkeys(axes or (), 1), concatenate=True, align_arrays=False,
         dtype=dtype, meta=meta_from_array(x._meta, ndim=rank + (axes is not None), dtype=dtype),  # noqa: SLF001
     )  # fmt: skip
-
-
-def parameters(call: Call) -> dict[str, Array | None]:
-    """Return weight and bias by name."""
-    return {"weight": call.weight, "bias": call.bias}
 
 
 def plain(call: Call) -> Call:
@@ -201,7 +193,7 @@ def laid_out(call: Call, parts: Array) -> Statistics:
     """Return merged statistics as they broadcast to x, its channel axis split into groups."""
     s = rounded(call, parts)
     sizes = [call.x.shape[i] for i in slice_axes(call)]
-    if call.mask is None and not any(map(math.isnan, sizes)):
+    if call.mask is None and has_sizes(call.xp, sizes):
         s = s._replace(count=math.prod(sizes) // (call.layout.groups or 1))
     if call.layout.groups is None:
         return s
@@ -273,7 +265,7 @@ def _measure(call: Call, axes: Shape) -> Array:
     mean = call.mean(x)
     square = array_api.mean_square(x, mean, call.eps)
     zero = xp.zeros_like(square)
-    return stack(xp, Statistics(mean.count, None, None, square).counts(xp), zero, zero, square)
+    return stack(xp, counts(xp, mean.count, square), zero, zero, square)
 
 
 def _products(call: Call, axes: Shape, dy: Array) -> Array:
@@ -331,6 +323,6 @@ def _merge(parts: Array, axis: Shape, keepdims: bool) -> Array:  # noqa: FBT001
 def _over_groups(parts: Array, *, merge: Callable[..., Array], axis: int, size: int) -> Array:
     """Give all the channels of a group what they amount to together."""
     xp: Any = namespace_of(parts)
-    split = (*parts.shape[:axis], parts.shape[axis] // size, size, *parts.shape[axis + 1 :])
-    whole = merge(xp.reshape(parts, split), (axis + 1,), keepdims=True)
-    return xp.reshape(xp.broadcast_to(whole, split), parts.shape)
+    groups = split(xp, parts, axis, parts.shape[axis] // size)
+    whole = merge(groups, (axis + 1,), keepdims=True)
+    return xp.reshape(xp.broadcast_to(whole, groups.shape), parts.shape)

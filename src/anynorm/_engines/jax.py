@@ -179,8 +179,7 @@ def by_channel(call: Call) -> Call:
         sums = jnp.broadcast_to(jnp.sum(grouped, axis=channel + 2, keepdims=True), grouped.shape)
         return sharded_as(jnp, jnp.reshape(sums, terms.shape), terms)
 
-    spatial = tuple(i - (i > channel) for i in call.layout.shared if i != channel + 1)
-    return call._replace(layout=call.layout._replace(shared=spatial, groups=None), sync=total)
+    return call._replace(layout=call.layout.by_channel(), sync=total)
 
 
 def _uncounted(s: Statistics) -> Statistics:

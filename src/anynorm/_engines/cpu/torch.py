@@ -63,12 +63,7 @@ MEMORY = Memory(
 def normalize(call: Call, *, keep: bool) -> tuple[Array, Statistics | None] | None:
     """Return the normalised tensor, and the statistics of its slices where they are to be kept."""
     plan = plan_of(call)
-    return None if plan is None else autograd.normalize(call, plan, run, keep=keep)
-
-
-def run(plan: Plan, call: Call, x: Array, *, keep: bool) -> tuple[Array, Statistics | None]:
-    """Do it by a plan."""
-    return plan.normalize(call, stored(call, x), keep=keep)
+    return None if plan is None else autograd.normalize(call, plan, keep=keep)
 
 
 def statistics(call: Call) -> Statistics | None:

@@ -87,10 +87,10 @@ def usable() -> bool:
     return not cupy.cuda.runtime.is_hip
 
 
-def normalize(call: Call, *, keep: bool) -> tuple[Array, Statistics | None] | None:  # noqa: ARG001
+def normalize(call: Call, *, keep: bool) -> tuple[Array, Statistics | None] | None:
     """Return the normalised array, and the statistics of its slices."""
     plan = plan_of(call)
-    return None if plan is None else plan.normalize(call, stored(call, call.x))
+    return None if plan is None else plan.normalize(call, stored(call, call.x), keep=keep)
 
 
 def statistics(call: Call) -> Statistics | None:

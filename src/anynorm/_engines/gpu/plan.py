@@ -237,8 +237,9 @@ class Plan:
 
     # ------------------------------------------------------------------------------ forward
 
-    def normalize(self, call: Call, x: Array) -> tuple[Array, Statistics]:
-        """Return the normalised array, and the statistics of its slices."""
+    def normalize(self, call: Call, x: Array, *, keep: bool) -> tuple[Array, Statistics]:
+        """Return the normalised array, and the statistics of its slices, which the kernels make anyway."""
+        del keep
         x = self.dense(x)
         y = self.memory.empty_like(x)
         if call.given is None:
