@@ -45,7 +45,10 @@ def sum_as_a_tree(a, axes):
 @each_norm
 @pytest.mark.parametrize(
     ("shape", "eps"),
-    [(shape, eps) for eps in (1e-5, 0) for shape in SHAPES[: 2 if eps == 0 else None]],
+    [
+        *((shape, 1e-5) for shape in SHAPES),
+        *(pytest.param(shape, 0, marks=pytest.mark.slow) for shape in SHAPES[:2]),
+    ],
     ids=str,
 )
 def test_every_kind_of_data(norm, shape, eps, rng):

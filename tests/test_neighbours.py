@@ -127,10 +127,14 @@ BROKEN = {  # what is done before anynorm is imported, the environment, and the 
         "ModuleNotFoundError: No module named 'numba.core'",
     ),
 }  # fmt: skip
+OFTEN = ("filelock is not installed", "Numba is too old for NumPy", "a folder is called numba", "Numba is mocked")
 
 
 @numba
-@pytest.mark.parametrize(("prepare", "environment", "reason"), BROKEN.values(), ids=BROKEN)
+@pytest.mark.parametrize(
+    ("prepare", "environment", "reason"),
+    [pytest.param(*BROKEN[name], id=name, marks=() if name in OFTEN else pytest.mark.slow) for name in BROKEN],
+)
 def test_an_engine_that_is_broken_is_said_once_and_done_without(tmp_path, prepare, environment, reason):
     silent, first, again, named, problems = python(tmp_path, prepare + RIGHT + REPORT, **environment)
     assert list(problems) == ["numba"]

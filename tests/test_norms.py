@@ -210,7 +210,6 @@ def affine_shapes(norm):
 
 
 @each_norm
-@pytest.mark.every_use("torch")
 def test_affine_is_the_norms_own_or_broadcasts(xp, norm, rng):
     x, shapes = data("offset 100", SHAPE), affine_shapes(norm)
     pairs = [rng.standard_normal((2, *shape)).astype(np.float32) for shape in shapes]
@@ -233,7 +232,6 @@ def test_affine_of_axes_apart_keeps_their_order(xp, rng):
 
 
 @pytest.mark.dtypes("float64", "float32", "float16", "bfloat16")
-@pytest.mark.every_use("torch")
 def test_the_result_has_the_dtype_of_x(xp, dtype):
     with xp.using("float64"):
         x = xp.array(data("offset 0", (3, 4)), dtype)

@@ -3,6 +3,12 @@
 from . import vjp
 from ._core.libraries import register
 from ._engines import engine
+from ._mixtures import (
+    batch_instance_norm,
+    batch_instance_norm_train,
+    switchable_norm,
+    switchable_norm_train,
+)
 from ._moments import Moments, merge, moments, variance
 from ._norms import batch_norm, group_norm, instance_norm, layer_norm, rms_norm
 from ._running import (
@@ -19,6 +25,8 @@ __all__ = [
     "Moments",
     "PopulationStats",
     "RunningStats",
+    "batch_instance_norm",
+    "batch_instance_norm_train",
     "batch_norm",
     "batch_norm_train",
     "engine",
@@ -33,6 +41,8 @@ __all__ = [
     "register",
     "rms_norm",
     "running_stats",
+    "switchable_norm",
+    "switchable_norm_train",
     "variance",
     "vjp",
     "zscore",

@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, TypeVar
 
 from ._core.arguments import axes_of, axis_of, groups_of, rank
 from ._core.call import Layout, prepare
-from ._engines import normalize
+from ._engines import normalize, pull
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ._core.call import Call, Statistics
+    from ._core.call import Call
     from ._core.libraries import Array, Shape
     from ._running import PopulationStats, RunningStats
 
@@ -82,7 +82,8 @@ class Done(NamedTuple, Generic[R]):
 
     result: R
     call: Call
-    statistics: Statistics | None  # where they are to be kept
+    statistics: Any  # where they are to be kept
+    pull: Callable[..., tuple[Any, ...]] = pull  # of the call, the statistics and the gradient of the result
 
 
 def forward(call: Call, *, keep: bool) -> Done[Array]:

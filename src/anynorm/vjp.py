@@ -17,22 +17,24 @@ from functools import wraps
 from inspect import signature
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from . import _mixtures as mixtures
 from . import _norms as norms
 from . import _running as running
 from ._core.arguments import dtypes, gradient_of
 from ._core.libraries import namespace_of
 from ._core.plans import checked
-from ._engines import pull
 from ._norms import returning
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ._core.call import Call, Statistics
     from ._core.libraries import Array
+    from ._norms import Done
 
 __all__ = [
     "Pullback",
+    "batch_instance_norm",
+    "batch_instance_norm_train",
     "batch_norm",
     "batch_norm_train",
     "group_norm",
@@ -40,6 +42,8 @@ __all__ = [
     "instance_norm_train",
     "layer_norm",
     "rms_norm",
+    "switchable_norm",
+    "switchable_norm_train",
 ]
 
 
@@ -48,29 +52,29 @@ R = TypeVar("R")
 
 
 class Pullback:
-    """The gradients of x, weight and bias, given that of the result.
+    """The gradients of x, weight and bias, and of what a mixture is controlled by, given that of the result.
 
     It keeps x, which must not be written to before it is called, and the statistics, and nothing else.
     """
 
-    __slots__ = ("_call", "_caller", "_statistics")
+    __slots__ = ("_call", "_caller", "_pull", "_statistics")
 
-    def __init__(self, caller: str, call: Call, s: Statistics) -> None:
-        self._caller, self._call, self._statistics = caller, call, s
+    def __init__(self, caller: str, done: Done[Any]) -> None:
+        self._caller, (_, self._call, self._statistics, self._pull) = caller, done
 
-    def __getstate__(self) -> tuple[str, Call, Statistics]:
+    def __getstate__(self) -> tuple[Any, ...]:
         # No pickle holds a module, as a namespace is, or a dtype of MLX.
         call = self._call.alone()._replace(xp=None, dtype=None, computing=None)
-        return self._caller, call, self._statistics
+        return self._caller, call, self._statistics, self._pull
 
-    def __setstate__(self, state: tuple[str, Call, Statistics]) -> None:
-        self._caller, call, self._statistics = state
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self._caller, call, self._statistics, self._pull = state
         xp = namespace_of(call.x)
         dtype, computing = dtypes(self._caller, xp, call.x)
         self._call = call._replace(xp=xp, dtype=dtype, computing=computing)
 
-    def __call__(self, dy: Array, /) -> tuple[Array, Array | None, Array | None]:
-        """Return (dx, dweight, dbias), None where there was no parameter.
+    def __call__(self, dy: Array, /) -> tuple[Any, ...]:
+        """Return (dx, dweight, dbias), None where there was no parameter, and of a mixture what follows.
 
         Parameters
         ----------
@@ -84,6 +88,9 @@ class Pullback:
         dweight, dbias : array or None
             Of the shape and dtype of weight and bias, but of a floating dtype where those are integers, and lazy where
             x is. They are sums over this replica alone.
+        *dcontrols : array
+            Those of mean_logits and var_logits of :func:`switchable_norm`, or of the gate of
+            :func:`batch_instance_norm`, likewise.
 
         Raises
         ------
@@ -94,7 +101,7 @@ class Pullback:
         """
         call = self._call
         dy = checked(call, dy, lambda: gradient_of(self._caller, call.xp, call.x, dy, call.rows))
-        return pull(call, self._statistics, dy)
+        return self._pull(call, self._statistics, dy)
 
 
 def with_pullback(norm: Callable[P, R]) -> Callable[[Callable[[], None]], Callable[P, tuple[R, Pullback]]]:
@@ -106,7 +113,7 @@ def with_pullback(norm: Callable[P, R]) -> Callable[[Callable[[], None]], Callab
         @wraps(documented)
         def both(*arguments: P.args, **keywords: P.kwargs) -> tuple[R, Pullback]:
             done = perform(make(*arguments, **keywords), keep=True)
-            return done.result, Pullback(norm.__name__, done.call, done.statistics)
+            return done.result, Pullback(norm.__name__, done)
 
         return returning(both, norm, perform, f"tuple[{signature(norm).return_annotation}, Pullback]")
 
@@ -429,4 +436,190 @@ def instance_norm_train() -> None:
     >>> (y, stats), pullback = vjp.instance_norm_train(x, anynorm.running_stats(1, like=x), weight=np.ones(1), eps=0)
     >>> pullback(y)[1]
     array([4.])
+    """
+
+
+@with_pullback(mixtures.switchable_norm)
+def switchable_norm() -> None:
+    r"""Return a switchable norm and its pullback.
+
+    With a and s the scale and the shift of an instance, :math:`y = ((x - \mu_{in})\, a + s) \cdot w + b`, and
+    :math:`g = w \cdot dy`:
+
+    .. math::
+
+        dx = a\, g + \frac{1}{|S|} \left(d\mu + 2\, (x - \mu_{in})\, d\sigma^2\right)
+
+    where :math:`d\mu` and :math:`d\sigma^2` are the gradients of the instance's mean and variance: its own, and its
+    shares of those that it is mixed with.
+
+    Parameters
+    ----------
+    x, mean_logits, var_logits, stats, weight, bias, channel_axis, eps, where, sync
+        As in :func:`anynorm.switchable_norm`.
+
+    Returns
+    -------
+    y : array
+        What :func:`anynorm.switchable_norm` returns.
+    pullback : Pullback
+        Turns dy, of y's shape, into (dx, dweight, dbias, dmean_logits, dvar_logits). A state has no gradient.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in :func:`anynorm.switchable_norm`.
+
+    See Also
+    --------
+    jax.vjp : of :func:`anynorm.switchable_norm` is the same.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from anynorm import vjp
+    >>> x = np.asarray([[[1.0, 3.0]], [[5.0, 7.0]]])
+    >>> y, pullback = vjp.switchable_norm(x, np.zeros(3), np.zeros(3))
+    >>> [gradient.shape for gradient in pullback(y) if gradient is not None]
+    [(2, 1, 2), (3,), (3,)]
+    """
+
+
+@with_pullback(mixtures.switchable_norm_train)
+def switchable_norm_train() -> None:
+    r"""Return a training step of switchable norm and its pullback, which is that of :func:`switchable_norm`.
+
+    With a and s the scale and the shift of an instance, :math:`y = ((x - \mu_{in})\, a + s) \cdot w + b`, and
+    :math:`g = w \cdot dy`:
+
+    .. math::
+
+        dx = a\, g + \frac{1}{|S|} \left(d\mu + 2\, (x - \mu_{in})\, d\sigma^2\right)
+
+    where :math:`d\mu` and :math:`d\sigma^2` are the gradients of the instance's mean and variance: its own, and its
+    shares of those that it is mixed with.
+
+    Parameters
+    ----------
+    x, stats, mean_logits, var_logits, weight, bias, momentum, correction, channel_axis, eps, where, sync
+        As in :func:`anynorm.switchable_norm_train`.
+
+    Returns
+    -------
+    (y, stats) : array and RunningStats
+        What :func:`anynorm.switchable_norm_train` returns.
+    pullback : Pullback
+        Turns dy, of y's shape, into (dx, dweight, dbias, dmean_logits, dvar_logits). A state has no gradient.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in :func:`anynorm.switchable_norm_train`.
+
+    See Also
+    --------
+    jax.vjp : of :func:`anynorm.switchable_norm_train` is the same.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import anynorm
+    >>> from anynorm import vjp
+    >>> x = np.asarray([[[1.0, 3.0]], [[5.0, 7.0]]])
+    >>> (y, stats), pullback = vjp.switchable_norm_train(x, anynorm.running_stats(1, like=x), np.zeros(3), np.zeros(3))
+    >>> [gradient.shape for gradient in pullback(y) if gradient is not None]
+    [(2, 1, 2), (3,), (3,)]
+    """
+
+
+@with_pullback(mixtures.batch_instance_norm)
+def batch_instance_norm() -> None:
+    r"""Return a batch-instance norm and its pullback.
+
+    With a and s the scale and the shift of an instance, :math:`y = ((x - \mu_{in})\, a + s) \cdot w + b`, and
+    :math:`g = w \cdot dy`:
+
+    .. math::
+
+        dx = a\, g + \frac{1}{|S|} \left(d\mu + 2\, (x - \mu_{in})\, d\sigma^2\right)
+
+    where :math:`d\mu` and :math:`d\sigma^2` are the gradients of the instance's mean and variance: its own, and its
+    shares of those that it is mixed with.
+
+    Parameters
+    ----------
+    x, gate, stats, weight, bias, channel_axis, eps, where, sync
+        As in :func:`anynorm.batch_instance_norm`.
+
+    Returns
+    -------
+    y : array
+        What :func:`anynorm.batch_instance_norm` returns.
+    pullback : Pullback
+        Turns dy, of y's shape, into (dx, dweight, dbias, dgate). A state has no gradient.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in :func:`anynorm.batch_instance_norm`.
+
+    See Also
+    --------
+    jax.vjp : of :func:`anynorm.batch_instance_norm` is the same.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from anynorm import vjp
+    >>> x = np.asarray([[[1.0, 3.0]], [[5.0, 7.0]]])
+    >>> y, pullback = vjp.batch_instance_norm(x, np.asarray([0.5]))
+    >>> [gradient.shape for gradient in pullback(y) if gradient is not None]
+    [(2, 1, 2), (1,)]
+    """
+
+
+@with_pullback(mixtures.batch_instance_norm_train)
+def batch_instance_norm_train() -> None:
+    r"""Return a training step of batch instance norm and its pullback, which is that of :func:`batch_instance_norm`.
+
+    With a and s the scale and the shift of an instance, :math:`y = ((x - \mu_{in})\, a + s) \cdot w + b`, and
+    :math:`g = w \cdot dy`:
+
+    .. math::
+
+        dx = a\, g + \frac{1}{|S|} \left(d\mu + 2\, (x - \mu_{in})\, d\sigma^2\right)
+
+    where :math:`d\mu` and :math:`d\sigma^2` are the gradients of the instance's mean and variance: its own, and its
+    shares of those that it is mixed with.
+
+    Parameters
+    ----------
+    x, stats, gate, weight, bias, momentum, correction, channel_axis, eps, where, sync
+        As in :func:`anynorm.batch_instance_norm_train`.
+
+    Returns
+    -------
+    (y, stats) : array and RunningStats
+        What :func:`anynorm.batch_instance_norm_train` returns.
+    pullback : Pullback
+        Turns dy, of y's shape, into (dx, dweight, dbias, dgate). A state has no gradient.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in :func:`anynorm.batch_instance_norm_train`.
+
+    See Also
+    --------
+    jax.vjp : of :func:`anynorm.batch_instance_norm_train` is the same.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import anynorm
+    >>> from anynorm import vjp
+    >>> x = np.asarray([[[1.0, 3.0]], [[5.0, 7.0]]])
+    >>> (y, stats), pullback = vjp.batch_instance_norm_train(x, anynorm.running_stats(1, like=x), np.asarray([0.5]))
+    >>> [gradient.shape for gradient in pullback(y) if gradient is not None]
+    [(2, 1, 2), (1,)]
     """

@@ -40,7 +40,6 @@ from .plans import find, kind_of
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .arguments import State
     from .libraries import Array, Namespace, Rows, Shape
     from .plans import Known
 
@@ -204,15 +203,10 @@ def prepare(
         for name, value in (("weight", weight), ("bias", bias), ("where", where))
     )
     dtype, computing = dtypes(caller, xp, x)
-    given = None if stats is None else _given(xp, state_of(caller, xp, x, stats, layout.affine[0]), computing)
+    given = None if stats is None else statistics_of(caller, xp, x, stats, layout.affine[0], computing)
     if given is not None and any(a is not None and a.dtype != computing for a in _parts(stats)):
         kind = None  # they are converted in every call
-    if sync is not None and not callable(sync):
-        message = f"{caller} needs sync to be a function that sums an array over the replicas: got {sync!r}"
-        raise TypeError(message)
-    if given is not None and sync is not None:
-        message = f"{caller} with stats= has nothing to sync: got both; leave sync out, or stats"
-        raise ValueError(message)
+    check_sync(caller, sync, stats)
     eps = cast(xp, number(caller, "eps", eps, 0.0, LARGEST, x), computing)
     if weight is not None:
         check_affine(caller, x, "weight", weight, layout.affine)
@@ -268,8 +262,19 @@ def _again(
     return Call(layout, xp, x, weight, bias, eps, mask, None, given, dtype, computing, kind, plan)
 
 
-def _given(xp: Namespace, state: State, dtype: Any) -> Statistics:
+def check_sync(caller: str, sync: Any, stats: Any) -> None:
+    """Refuse what sums nothing over replicas, and to sum where statistics are given."""
+    if sync is not None and not callable(sync):
+        message = f"{caller} needs sync to be a function that sums an array over the replicas: got {sync!r}"
+        raise TypeError(message)
+    if stats is not None and sync is not None:
+        message = f"{caller} with stats= has nothing to sync: got both; leave sync out, or stats"
+        raise ValueError(message)
+
+
+def statistics_of(caller: str, xp: Namespace, x: Array, stats: Any, channel: int, dtype: Any) -> Statistics:
     """Return a state as statistics in dtype: exactly, where its mean is in two parts or of a wider one."""
+    state = state_of(caller, xp, x, stats, channel)
     first, rest = xp.astype(state.mean, dtype, copy=False), state.rest
     if xp.finfo(state.mean.dtype).bits > xp.finfo(dtype).bits:
         left = state.mean - xp.astype(first, state.mean.dtype)
