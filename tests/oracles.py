@@ -1,4 +1,4 @@
-"""What is right, and how near to it a result has to be: the float64 oracle, the data, and every tolerance."""
+"""What is right, and how near to it a result has to be: the float64 oracle, and every tolerance."""
 
 from __future__ import annotations
 
@@ -9,34 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import anynorm
-from anynorm._cli.reference import centred, exact, shared, widen  # noqa: F401 (the tests have centred from here)
+from anynorm._cli.reference import centred, exact, shared, widen  # noqa: F401 (the tests have these from here)
+from anynorm.testing import KINDS, OFFSETS, data  # noqa: F401
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-# ------------------------------------------------------------------------------------------------ data
-
-OFFSETS = (0.0, 1e2, 1e4, 1e6)
-KINDS = (*(f"offset {offset:g}" for offset in OFFSETS), "outlier first", "ramp", "heavy tails", "small spread")
-
-
-def data(kind: str, shape: tuple[int, ...], dtype: str = "float32", seed: int = 0) -> np.ndarray:
-    """Return data of a kind that breaks some norm."""
-    rng = np.random.default_rng(seed)
-    noise = rng.standard_normal(shape)
-    if kind.startswith("offset"):
-        x = noise + float(kind.split()[1])
-    elif kind == "outlier first":
-        x = noise
-        x.flat[0] = 1e4
-    elif kind == "ramp":
-        x = np.linspace(1e3, 1e3 + 4, noise.size).reshape(shape)
-    elif kind == "heavy tails":
-        x = rng.standard_t(1.5, shape)
-    else:
-        x = 1e3 + 1e-3 * noise
-    return x.astype(dtype)
-
 
 # ------------------------------------------------------------------------------------------------ the oracle
 

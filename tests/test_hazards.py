@@ -483,3 +483,14 @@ def test_a_state_from_before_any_update_divides_by_no_zero(xp, norm, eps):
     for stats in (fresh, nothing):
         y = xp.run(lambda a, m, v: norm(a, stats=RunningStats(m, v), eps=eps), xp.array(x), *stats[:2])
         assert_within(xp.numpy(y), x / np.sqrt(1 + eps), 1e-6)
+
+
+@pytest.mark.parametrize(
+    "shape", [(4, 60), (4, 500), (4, 600), (4, 12, 60), (4, 20, 50), (4, 16, 7, 6), (4, 33, 32)], ids=str
+)
+@pytest.mark.parametrize("kind", ["offset 1e+06", "outlier first", "heavy tails"])
+def test_in_rms_norm_what_is_added_to_a_large_element_counts(xp, shape, kind):
+    x, axes = data(kind, shape), tuple(range(1, len(shape)))
+    exact = standardized(x, axes, 1e-5, rms=True)
+    y = xp.numpy(xp.run(lambda a: anynorm.rms_norm(a, axis=axes), xp.array(x)))
+    assert_within(y, exact, tolerance(x, exact, "float32"))

@@ -93,7 +93,7 @@ def measure(
     x, *rest = (split(norm, a) for a in held)
     exact, deviation = reference.exact(x, shared(norm, x.ndim), *rest, rms=norm == "rms")
     unit = abs(exact).max() if rest else 1.0
-    bound = promised(np, norm, x, exact, deviation, unit) / unit
+    bound = promised(np, x, exact, deviation, unit, shared(norm, x.ndim)) / unit
     errors = abs(split(norm, y) - exact) / unit
     error, largest = float(errors.max()), abs(exact / unit).max().astype(y.dtype)
     row = row._replace(dtype=y.dtype.name, error=error, bound=float(np.max(bound)), kept=bool(np.all(errors <= bound)))
@@ -111,11 +111,11 @@ def measure(
     return row._replace(native_error=native_error, difference=difference)
 
 
-def promised(np: Namespace, norm: str, x: Array, exact: Array, deviation: Array, unit: float) -> Array:
+def promised(np: Namespace, x: Array, exact: Array, deviation: Array, unit: float, axes: tuple[int, ...]) -> Array:
     """Return how far from exact a result may be, for every element or for all; unit is 1, or the largest gradient."""
     largest = abs(exact).max()
     if x.dtype == "float64":
-        digits = abs(x).max(axis=shared(norm, x.ndim), keepdims=True) / deviation  # that x's offset takes from it
+        digits = abs(x).max(axis=axes, keepdims=True) / deviation  # that x's offset takes from it
         return np.maximum(1e-14 * (unit + largest), 4 * sys.float_info.epsilon * digits * unit)
     single = ERROR * max(unit, largest / UNIT)
     # float16 is computed in float32 and rounded once.

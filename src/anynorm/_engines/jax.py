@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from .._core import standardize as array_api
 from .._core.call import Statistics, split
 from .._core.libraries import sharded_as, smallest_square
-from .._core.mean import Mean
+from .._core.mean import BLOCK, Mean, sum_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -215,7 +215,8 @@ def centre(x: Array, axes: Shape, eps: Any) -> tuple[Array, Statistics]:
 
 
 SAMPLE = 256  # elements of a slice, whose mean is near that of all
-SHORT = 512  # elements of a slice whose squares are summed twice
+SHORT = 1024  # elements of a slice that XLA adds one after another ...
+SHORT_ROW = 512  # ... or of a row
 
 
 def sample(a: Array, axes: Shape) -> Array:
@@ -235,11 +236,19 @@ def mean(a: Array, axes: Shape) -> Array:
 
 
 def mean_square(a: Array, axes: Shape) -> Array:
-    """Return the mean square; of a short slice with what its large elements cost those that were added after them."""
-    square = mean(a * a, axes)
-    if math.prod([a.shape[i] for i in axes]) > SHORT:
-        return square
-    return square + jnp.where(jnp.isfinite(square), mean(a * a - square, axes), 0.0)
+    """Return the mean square; of a short slice by blocks, where XLA would add all its elements to a large one."""
+    n = math.prod([a.shape[i] for i in axes])
+    short = n <= (SHORT_ROW if are_rows(a, axes) else SHORT)
+    return (_sum_of_short(a * a, axes) if short else _sum(a * a, axes)) / float(n)
+
+
+def _sum_of_short(squares: Array, axes: Shape) -> Array:
+    """Sum axis after axis, in blocks: abs() leaves squares as they are, and keeps XLA from making one sum of all."""
+    for axis in axes:
+        while squares.shape[axis] > BLOCK:
+            squares = jnp.abs(sum_blocks(jnp, squares, axis, BLOCK))
+        squares = jnp.abs(jnp.sum(squares, axis=axis, keepdims=True))
+    return squares
 
 
 def own_square(x: Array, axes: Shape, eps: Any) -> Array:
