@@ -5,6 +5,7 @@ import io
 import sys
 
 import anynorm
+from anynorm import testing
 from anynorm.__main__ import main
 
 assert "numpy" not in sys.modules
@@ -24,4 +25,11 @@ with contextlib.redirect_stderr(message):
         status = leaving.code
 assert status == 2, status
 assert 'pip install "numpy>=2.0"' in message.getvalue(), message.getvalue()
+
+refusal = ""
+try:
+    testing.check_norm(anynorm.layer_norm)
+except ValueError as error:
+    refusal = str(error)
+assert "check_norm measures with NumPy, which is not installed" in refusal, refusal
 print("anynorm imports without an array library, and says which it needs")

@@ -6,8 +6,8 @@
 ...     d = x - x.mean(axis=-1, keepdims=True)
 ...     return d / np.sqrt((d * d).mean(axis=-1, keepdims=True) + 1e-5)
 >>> report = testing.check_norm(textbook, "last axis", libraries=["numpy"])
->>> sorted(finding.data for finding in report.findings if not finding.kept)
-['constant', 'offset 1e+04', 'offset 1e+06', 'small spread']
+>>> [finding.data for finding in report.findings if not finding.kept]
+['offset 100', 'offset 10000', 'offset 1e+06', 'ramp', 'small spread']
 """
 
 from __future__ import annotations
@@ -113,6 +113,14 @@ class Report(NamedTuple):
         """Whether nothing was found wrong."""
         return all(finding.kept for finding in self.findings)
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return what JSON can hold: numbers that are not finite as None."""
+        rows = [finding._asdict() for finding in self.findings]
+        for row in rows:
+            for key in ("error", "bound", "native_error"):
+                row[key] = row[key] if row[key] is not None and math.isfinite(row[key]) else None
+        return {"norm": self.norm, "kept": self.kept, "findings": rows}
+
     def __str__(self) -> str:
         """Return a table: a row for each library and use, result and gradient, of what was worst."""
         cells: list[tuple[str, ...]] = [("library", "use", "of", "worst data", "error", "native's", "allowed", "")]
@@ -131,9 +139,9 @@ class Report(NamedTuple):
 
 
 def _excess(finding: Finding) -> float:
-    """Return how bad a finding is: an error as a multiple of what is allowed, without one 0 or all there is."""
+    """Return how bad a finding is: its error as a multiple of what is allowed; what has no number comes after."""
     if finding.error is None or not finding.bound:
-        return 0.0 if finding.kept else math.inf
+        return 0.0 if finding.kept else 1.0
     return math.inf if math.isnan(finding.error) else finding.error / finding.bound
 
 
@@ -184,7 +192,7 @@ def check_norm(
     Raises
     ------
     ValueError
-        There is no such norm, or a library cannot be used.
+        There is no such norm, or a library that is asked for cannot be used, or NumPy cannot.
 
     See Also
     --------
@@ -286,6 +294,10 @@ def _usable(libraries: Iterable[str] | None) -> list[Found]:
         raise ValueError(message)
     found = [reference.find(name) for name in names]
     broken = [f"{one.name} is {one.problem}" for one in found if one.problem]
+    numpy = reference.find("numpy")
+    if numpy.problem:
+        message = f"check_norm measures with NumPy, which is {numpy.problem}"
+        raise ValueError(message)
     if broken and libraries is not None:
         message = f"check_norm needs libraries that can be used: {'; '.join(broken)}"
         raise ValueError(message)

@@ -7,8 +7,11 @@ the native norms.
 from __future__ import annotations
 
 import argparse
+import json
+import sys
 import warnings
 from functools import partial
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import anynorm
@@ -18,7 +21,7 @@ from . import reference
 from .check import measure
 from .data import asked_for, noise
 from .findings import Report, as_json, show
-from .report import at_once, watched
+from .report import at_once, say, watched
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -48,6 +51,14 @@ what is promised:
   Integers become each library's default float. JAX computes float64 only with
   JAX_ENABLE_X64=1 in the environment.
 
+with --norm:
+  MODULE:FUNCTION takes an array of shape (N, C, *S) and returns it normalised,
+  with eps 1e-5 and without weight and bias. It is to be --as layer (over all
+  axes but the first), "last axis", rms, group (8 groups of 16 channels),
+  instance or batch. It runs on eight kinds of data and a constant, on every
+  library that can be used, or on each --library. A row shows what was worst.
+  --gradients, --compiled and --json go with it.
+
 exit status:
   0  every promise is kept
   1  a promise is missed
@@ -76,6 +87,7 @@ examples:
   python -m anynorm check
   python -m anynorm check --input photographs.npy --channel-axis -1
   python -m anynorm check --gradients --compiled
+  python -m anynorm check --norm mine:norm --as group --library torch
   python -m anynorm check --json | python -m json.tool"""
 
 
@@ -109,11 +121,18 @@ def add_check(commands: Any) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object, described below, and nothing else")
     parser.add_argument("--input", metavar="FILE.npy", help="run on this array of real numbers, of rank 2 or more")
     parser.add_argument("--channel-axis", type=int, metavar="AXIS", help="where --input has its channels (default: 1)")
+    parser.add_argument("--norm", metavar="MODULE:FUNCTION", help="check this norm of your own in place of ours")
+    parser.add_argument("--as", dest="kind", metavar="NORM", help="what it is to be (default: layer); see --norm below")
+    parser.add_argument("--library", action="append", metavar="NAME", help="with --norm: check it on this one alone")
     parser.set_defaults(run=lambda arguments: run_check(arguments, parser.error))
 
 
 def run_check(arguments: argparse.Namespace, refuse: Callable[[str], NoReturn]) -> int:
     """Measure, report, and return the exit status."""
+    if arguments.norm is not None:
+        return run_check_of(arguments, refuse)
+    if arguments.kind or arguments.library:
+        refuse("--as and --library say what --norm is, and where it runs: give --norm, too")
     numpy = reference.find("numpy")
     if numpy.problem:
         refuse(f"the check measures everything with NumPy, which is {numpy.problem}")
@@ -135,3 +154,29 @@ def run_check(arguments: argparse.Namespace, refuse: Callable[[str], NoReturn]) 
     else:
         show(report)
     return 1 if report.missed else 0
+
+
+def run_check_of(arguments: argparse.Namespace, refuse: Callable[[str], NoReturn]) -> int:
+    """Check a norm of somebody's own, report, and return the exit status."""
+    from anynorm.testing import check_norm
+
+    if arguments.input or arguments.channel_axis is not None:
+        refuse("--norm makes its own data: leave --input and --channel-axis out")
+    module, _, name = arguments.norm.partition(":")
+    sys.path.insert(0, "")  # as Python has it, where the command is no module
+    try:
+        function = getattr(import_module(module), name)
+    except Exception as error:  # whatever a module raises that is being imported
+        refuse(f"--norm needs MODULE:FUNCTION, to be imported from here: {arguments.norm} is none ({say(error)})")
+    libraries, gradients = arguments.library, arguments.gradients
+    try:
+        found = check_norm(
+            function, arguments.kind or "layer", libraries=libraries, gradients=gradients, compiled=arguments.compiled
+        )
+    except ValueError as error:
+        refuse(str(error))
+    if arguments.json:
+        print(json.dumps(found.as_dict(), indent=2, allow_nan=False))
+    else:
+        print(found)
+    return 0 if found.kept else 1
