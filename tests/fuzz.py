@@ -487,6 +487,8 @@ def _channels(draw: Draw, name: str) -> Call:
     elif draw.chance(0.5):
         kwargs["stats"] = draw.stats(x, channels)
         kwargs["sync"] = None if draw.chance(0.8) else kwargs["sync"]
+    controls = {"switchable_norm": ((3,), (3,)), "batch_instance_norm": ((channels,),)}
+    args += tuple(draw.parameter(x, shape) for shape in controls.get(name.removesuffix("_train"), ()))
     return Call(name, args, kwargs)
 
 

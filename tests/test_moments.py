@@ -144,3 +144,11 @@ def test_merging_with_nothing_changes_nothing(xp):
         assert_within(xp.numpy(merged.mean), xp.numpy(m.mean), np.spacing(np.float32(100)))
         assert_within(xp.numpy(merged.m2), xp.numpy(m.m2), 1e-4)
         assert np.array_equal(xp.numpy(merged.count), xp.numpy(m.count))
+
+
+@pytest.mark.eager
+@pytest.mark.parametrize("junk", ["text", None, (1.0,)])
+def test_a_mean_that_is_no_array_is_refused_whatever_the_rest(xp, junk):
+    m = anynorm.moments(xp.array(np.ones(3, np.float32)))
+    with pytest.raises(TypeError, match="merge needs the parts of Moments to be an array of x's library"):
+        anynorm.merge(m, m._replace(mean=junk, rest=0.0))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from . import _engines as engines
 from ._core.arguments import dtypes, fits, kin
 from ._core.call import Statistics, check_sync, prepare, statistics_of
-from ._core.libraries import reshape, shape_along
+from ._core.libraries import reshape, shape_along, stack
 from ._core.mean import sum_over, sums_in
 from ._core.plans import find, kind_of
 from ._core.standardize import pool, rstd, trusted
@@ -84,7 +84,7 @@ def softmax(xp: Namespace, logits: Array) -> list[Array]:
 def pull_softmax(xp: Namespace, shares: list[Array], gradients: list[Array]) -> Array:
     """Return the gradient of the logits, given those of the shares."""
     common = sum(p * g for p, g in zip(shares, gradients, strict=True))
-    return xp.stack([p * (g - common) for p, g in zip(shares, gradients, strict=True)], axis=0)
+    return stack(xp, [p * (g - common) for p, g in zip(shares, gradients, strict=True)])
 
 
 def gate(xp: Namespace, parts: Parts, controls: tuple[Array, ...], eps: Any) -> tuple[Array, Array]:
@@ -233,7 +233,7 @@ def through_pools(xp: Namespace, mixed: Mixed, back: Parts) -> tuple[Array, Arra
         if pooled is batch and mixture.batch is not None:
             continue  # a state has no gradient
         to = tuple(pooled.var.shape)
-        sums = xp.stack([sum_to(xp, a, to) for a in part], axis=0)
+        sums = stack(xp, [sum_to(xp, a, to) for a in part])
         sums = sums if sync is None else sync(sums)
         share = s.count / xp.where(pooled.count > 0, pooled.count, 1.0)
         dmean = dmean + share * (sums[0, ...] - 2.0 * distance(pooled, s) * sums[1, ...])

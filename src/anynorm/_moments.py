@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from ._core.arguments import LARGEST, axes_of, cast, fits, is_number, kin, namespace, number, rank
@@ -197,8 +198,11 @@ def _check(caller: str, *many: Moments) -> tuple[Namespace, list[Moments]]:
     if not (is_number(xp, like.dtype) and xp.isdtype(like.dtype, "real floating")):
         message = f"{caller} needs Moments of a floating dtype: got {like.dtype}; make them with moments(x)"
         raise TypeError(message)
-    whole = [m._replace(rest=xp.zeros_like(m.mean)) if isinstance(m.rest, (int, float)) else m for m in many]
-    whole = [Moments(*(kin(caller, xp, like, "the parts of Moments", part) for part in m)) for m in whole]
+    own = partial(kin, caller, xp, like, "the parts of Moments")
+    whole = []
+    for m in many:
+        count, mean, m2 = map(own, m[:3])
+        whole.append(Moments(count, mean, m2, xp.zeros_like(mean) if isinstance(m.rest, (int, float)) else own(m.rest)))
     parts: list[Array] = [part for m in whole for part in m]
     for part in parts:
         if not fits(part.shape, like.shape) or part.dtype != like.dtype:
