@@ -190,7 +190,7 @@ def test_without_numpy_there_is_nothing_to_measure_with(monkeypatch):
 
 def written(folder, monkeypatch):
     (folder / "mine.py").write_text("import anynorm\n\ndef norm(x):\n    return anynorm.instance_norm(x)\n")
-    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(folder)
 
 
 def test_the_command_checks_a_norm_of_ones_own(tmp_path, monkeypatch, capsys):

@@ -13,9 +13,8 @@ from . import _engines as engines
 from ._core.arguments import dtypes, fits, kin
 from ._core.call import Statistics, check_sync, prepare, statistics_of
 from ._core.libraries import reshape, shape_along, stack
-from ._core.mean import sum_over, sums_in
 from ._core.plans import find, kind_of
-from ._core.standardize import pool, rstd, trusted
+from ._core.standardize import pool, rstd, sum_to, summed, trusted
 from ._norms import Done, P, instance, returning
 from ._running import advance, step
 
@@ -68,8 +67,8 @@ def pull_switch(
     scale, shift = switch(xp, parts, controls, eps)
     move = -scale * dshift
     dvar = -0.5 * scale * scale * (scale * dscale + shift * dshift)
-    dp = [total(xp, a) for a in (xp.zeros_like(move), move * layer, move * batch)]
-    dq = [total(xp, dvar * a) for a in (var, layer_var, batch_var)]
+    dp = [summed(xp, a, tuple(range(a.ndim))) for a in (xp.zeros_like(move), move * layer, move * batch)]
+    dq = [summed(xp, dvar * a, tuple(range(a.ndim))) for a in (var, layer_var, batch_var)]
     gradients = Parts(q_own * dvar, Part(p_layer * move, q_layer * dvar), Part(p_batch * move, q_batch * dvar))
     return gradients, (pull_softmax(xp, p, dp), pull_softmax(xp, q, dq))
 
@@ -164,12 +163,7 @@ def samples(call: Call) -> Shape:
 
 def along(xp: Namespace, axes: Shape) -> Callable[[Array], Array]:
     """Return a function that sums a stack of statistics along axes of theirs."""
-
-    def total(terms: Array) -> Array:
-        sums = sum_over(xp, terms, tuple(i + 1 for i in axes), sums_in(xp, terms))
-        return xp.astype(sums, terms.dtype, copy=False)
-
-    return total
+    return lambda terms: summed(xp, terms, tuple(i + 1 for i in axes))
 
 
 def mix(prepared: tuple[Call, Mixture], *, keep: bool = True) -> Done[Array]:
@@ -202,17 +196,18 @@ def affine(call: Call, s: Statistics, scale: Array, shift: Array) -> Call:
 def pull(call: Call, mixed: Mixed, dy: Array) -> tuple[Array | None, ...]:
     """Return the gradients of x, weight, bias and the controls, given that of the result."""
     xp, (mixture, s, _, _), parts = call.xp, mixed, mixed.parts()
+    laid = mixture.laid(call)
     wide = call._replace(x=xp.astype(call.x, call.computing, copy=False), dtype=call.computing)
     dy = xp.astype(dy, call.computing, copy=False)
     shown = dy if call.mask is None else xp.where(call.mask, dy, 0.0)
-    scale, shift = mixture.blend.tables(xp, parts, mixture.laid(call), call.eps)
+    scale, shift = mixture.blend.tables(xp, parts, laid, call.eps)
     weight = xp.ones_like(scale) if call.weight is None else call.broadcastable(call.weight)
     linear = affine(wide, s, scale * weight, shift * weight)
     dx, dscale, dshift = engines.pull(linear, linear.given, shown)  # type: ignore[arg-type]
 
     dweight = sum_to(xp, dscale * scale + dshift * shift, tuple(weight.shape))
     dscale, dshift = (sum_to(xp, a * weight, tuple(scale.shape)) for a in (dscale, dshift))
-    back, controls = mixture.blend.pull(xp, parts, mixture.laid(call), call.eps, dscale, dshift)
+    back, controls = mixture.blend.pull(xp, parts, laid, call.eps, dscale, dshift)
     dmean, dvar = through_pools(xp, mixed, back)
     share = 1.0 / xp.where(s.count > 0, s.count, 1.0)
     more = engines.normalize(affine(wide, s, 2.0 * dvar * share, (dmean - scale * dshift) * share))[0]
@@ -239,17 +234,6 @@ def through_pools(xp: Namespace, mixed: Mixed, back: Parts) -> tuple[Array, Arra
         dmean = dmean + share * (sums[0, ...] - 2.0 * distance(pooled, s) * sums[1, ...])
         dvar = dvar + share * sums[1, ...]
     return dmean, dvar
-
-
-def sum_to(xp: Namespace, a: Array, shape: Shape) -> Array:
-    """Sum over the axes along which an array of this shape is broadcast."""
-    axes = tuple(i for i, size in enumerate(shape) if size == 1 and a.shape[i] != 1)
-    return xp.astype(sum_over(xp, a, axes, sums_in(xp, a)), a.dtype, copy=False)
-
-
-def total(xp: Namespace, a: Array) -> Array:
-    """Sum over all axes, which stay at size 1."""
-    return sum_to(xp, a, (1,) * a.ndim)
 
 
 def mix_and_step(prepared: tuple[Step, Mixture], *, keep: bool = True) -> Done[tuple[Array, Any]]:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ._cli import reference
 from ._cli.check import give, promised, take
-from ._cli.findings import short
+from ._cli.findings import finite, short
 from ._cli.report import Table, drawn, say
 from ._core.libraries import library_name, namespace_of
 
@@ -118,7 +118,7 @@ class Report(NamedTuple):
         rows = [finding._asdict() for finding in self.findings]
         for row in rows:
             for key in ("error", "bound", "native_error"):
-                row[key] = row[key] if row[key] is not None and math.isfinite(row[key]) else None
+                row[key] = finite(row[key])
         return {"norm": self.norm, "kept": self.kept, "findings": rows}
 
     def __str__(self) -> str:
@@ -336,7 +336,9 @@ def _find(case: _Case, found: Found, use: str, kind: str, of: str) -> Finding:
     exact, deviation = case.exact(x, dy, case.eps)
     unit = 1.0 if dy is None else float(abs(exact).max())
     errors = abs(case.split(y) - exact) / unit
-    bound = np.asarray(case.within or promised(np, case.split(x), exact, deviation, unit, case.axes()) / unit)
+    bound = np.asarray(
+        promised(np, case.split(x), exact, deviation, unit, case.axes()) / unit if case.within is None else case.within
+    )
     kept = bool(np.all(errors <= bound))
     note = None if kept else _worst(case, x, y, exact, errors / bound)
     return finding._replace(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import warnings
 from functools import partial
 from importlib import import_module
@@ -82,6 +81,8 @@ exit status:
              "gpu", "jax", "array-api"; null: code of torch's compiler), note
              (what was raised, or null). Numbers that are not finite, or not to
              be had, are null.
+  With --norm it has norm, kept, and findings: of each library, use and kind of
+  data its error, bound, native_error, kept and note, as above.
 
 examples:
   python -m anynorm check
@@ -163,7 +164,6 @@ def run_check_of(arguments: argparse.Namespace, refuse: Callable[[str], NoReturn
     if arguments.input or arguments.channel_axis is not None:
         refuse("--norm makes its own data: leave --input and --channel-axis out")
     module, _, name = arguments.norm.partition(":")
-    sys.path.insert(0, "")  # as Python has it, where the command is no module
     try:
         function = getattr(import_module(module), name)
     except Exception as error:  # whatever a module raises that is being imported

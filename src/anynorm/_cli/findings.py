@@ -40,7 +40,7 @@ def as_json(report: Report) -> str:
     data, rows = report.data, [row._asdict() for row in report.rows]
     for row in rows:
         for key in ("error", "bound", "native_error", "difference"):
-            row[key] = row[key] if row[key] is not None and math.isfinite(row[key]) else None  # JSON has no NaN
+            row[key] = finite(row[key])
     document = {
         "anynorm": anynorm.__version__,
         "kept": not report.missed,
@@ -54,6 +54,11 @@ def as_json(report: Report) -> str:
         "rows": rows,
     }
     return json.dumps(document, indent=2, allow_nan=False)
+
+
+def finite(number: float | None) -> float | None:
+    """Return a number as JSON has it, which knows no NaN and no infinity."""
+    return number if number is not None and math.isfinite(number) else None
 
 
 def show(report: Report) -> None:

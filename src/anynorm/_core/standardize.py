@@ -229,6 +229,14 @@ def pull(
 
 def _sum_to(call: Call, parameter: Array, gradient: Array) -> Array:
     """Sum the gradient of every element over those that share an element of the parameter."""
-    axes = tuple(i for i, size in enumerate(call.broadcastable(parameter).shape) if size == 1)
-    total = sum_over(call.xp, gradient, axes, sums_in(call.xp, gradient))
-    return call.gradient(parameter, call.xp.astype(total, call.computing, copy=False))
+    return call.gradient(parameter, sum_to(call.xp, gradient, tuple(call.broadcastable(parameter).shape)))
+
+
+def sum_to(xp: Namespace, a: Array, shape: Shape) -> Array:
+    """Sum over the axes of size 1 in a shape."""
+    return summed(xp, a, tuple(i for i, size in enumerate(shape) if size == 1))
+
+
+def summed(xp: Namespace, a: Array, axes: Shape) -> Array:
+    """Sum over axes, which stay at size 1, in the dtype of a."""
+    return xp.astype(sum_over(xp, a, axes, sums_in(xp, a)), a.dtype, copy=False)
