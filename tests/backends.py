@@ -435,6 +435,7 @@ BACKENDS = (
         lacks={
             "empty arrays": "its any() of no elements is one False, whatever the axes, without the spec of x",
             "many small calls": "the time of a chain of them grows faster than its length; merge many at once",
+            "pickles": "its plans hold functions within functions, which pickle refuses",
         },
     ),
 )  # fmt: skip

@@ -25,7 +25,7 @@ def workers(folder, n, limit):
     from distributed import Client, LocalCluster
 
     settings = {"distributed.worker.memory.terminate": 0.95, "distributed.comm.timeouts.connect": "60s"}
-    options = {"threads_per_worker": 1, "memory_limit": limit, "dashboard_address": None, "local_directory": folder}
+    options = {"threads_per_worker": 1, "memory_limit": limit, "dashboard_address": ":0", "local_directory": folder}
     with dask.config.set(settings), LocalCluster(n_workers=n, **options) as cluster, Client(cluster) as client:
         yield client
 

@@ -489,7 +489,7 @@ def test_workers_of_a_cluster_run_on_one_core_each():
             y = anynorm.batch_norm(x)
         return threads.allowed(), ran, y
 
-    with LocalCluster(2, threads_per_worker=2, dashboard_address=None) as cluster, Client(cluster) as client:
+    with LocalCluster(2, threads_per_worker=2, dashboard_address=":0") as cluster, Client(cluster) as client:
         for seed, (threads, ran, y) in enumerate(client.gather(client.map(work, range(6)))):
             assert (threads, ran) == (1, {"numba"})
             assert_within(y, work(seed)[2].astype(np.float64), 1e-6)
