@@ -450,7 +450,11 @@ def settled(results: Any) -> Any:
 
 def usable(library: str) -> bool:
     """Whether the library is installed; CuPy also needs a GPU, and dpnp a driver of the CPU."""
-    if importlib.util.find_spec(library) is None:
+    try:
+        found = importlib.util.find_spec(library)
+    except ModuleNotFoundError:  # of the package that it would be a part of
+        return False
+    if found is None:
         return False
     if library == "dpnp":
         import dpctl

@@ -1,0 +1,172 @@
+"""What every preset is made of: options that translate into anynorm's, and arrays under their names elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from .. import _norms as norms
+from .. import _running as running
+from .._core.libraries import namespace_of, reshape
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from .._core.libraries import Array, Shape
+
+
+class Preset:
+    """A norm as a framework has it."""
+
+    norm: ClassVar[Callable[..., Any]]
+    widens: ClassVar[bool] = False  # the result has the widest dtype of x and its parameters, not x's
+
+    def options(self, x: Array) -> dict[str, Any]:
+        """Return the keywords of anynorm's function that the preset's options amount to for x."""
+        raise NotImplementedError
+
+    def normalize(self, x: Array, weight: Array | None, bias: Array | None, where: Array | None = None) -> Array:
+        """Normalise x by its own statistics."""
+        x = self.widened(x, weight, bias)
+        options = {name: value for name, value in self.options(x).items() if name not in {"momentum", "correction"}}
+        return self.norm(x, weight=weight, bias=bias, where=where, **options)
+
+    def widened(self, x: Array, *parameters: Array | None) -> Array:
+        """Return x in the dtype of the result."""
+        xp = library(x) if self.widens else None
+        if xp is None or not xp.isdtype(x.dtype, "real floating"):
+            return x
+        dtypes = [a.dtype for a in (x, *parameters) if a is not None and xp.isdtype(a.dtype, "real floating")]
+        return xp.astype(x, max(dtypes, key=lambda dtype: xp.finfo(dtype).bits), copy=False)
+
+    def allowed(self, option: str, name: str, array: Array | None) -> Array | None:
+        """Return an array, unless the option that says whether there is one says that there is none."""
+        if array is not None and not getattr(self, option):
+            message = f"{type(self).__name__}({option}=False) has no {name}: got one; leave it out, or {option}=False"
+            raise ValueError(message)
+        return array
+
+    def sized(self, x: Array, axis: int, option: str) -> Array:
+        """Return x, whose axis has the size that an option says."""
+        size = getattr(self, option)
+        if x.shape[axis] != size:
+            message = f"{type(self).__name__} needs x of {option}={size} in axis {axis}: got shape {tuple(x.shape)}"
+            raise ValueError(message)
+        return x
+
+
+class Stateful(Preset):
+    """A norm that keeps a mean and a variance."""
+
+    train: ClassVar[Callable[..., Any]]
+    names: ClassVar[tuple[str, str]]  # of the running mean and variance
+
+    def step(
+        self, x: Array, mean: Array | None, var: Array | None, weight: Array | None, bias: Array | None,
+        *, training: bool, where: Array | None = None, steps: Any = 0,
+    ) -> tuple[Array, running.RunningStats]:  # fmt: skip
+        """Normalise x by its own statistics and take them into the running ones; or by those, if not in training."""
+        x, options = self.widened(x, weight, bias), self.options(x)
+        stats = self.start(x) if mean is None and var is None else running.RunningStats(mean, var, steps)
+        affine = {"weight": weight, "bias": bias, "where": where}
+        if training:
+            return self.train(x, stats, **affine, **options)  # type: ignore[no-any-return]
+        del options["momentum"], options["correction"]
+        return self.norm(x, stats=stats, **affine, **options), stats
+
+    def start(self, x: Array) -> running.RunningStats:
+        """Return what a new layer has: mean 0 and variance 1."""
+        return running.running_stats(x.shape[self.options(x)["channel_axis"]], like=x)
+
+    def named(self, stats: running.RunningStats) -> dict[str, Array]:
+        """Return a state under its names in the framework."""
+        return dict(zip(self.names, stats[:2], strict=True))
+
+
+class Layer(Preset):
+    """Layer norm."""
+
+    norm = staticmethod(norms.layer_norm)
+
+
+class Rms(Preset):
+    """RMS norm."""
+
+    norm = staticmethod(norms.rms_norm)
+
+
+class Group(Preset):
+    """Group norm."""
+
+    norm = staticmethod(norms.group_norm)
+
+
+class Instance(Stateful):
+    """Instance norm."""
+
+    norm = staticmethod(norms.instance_norm)
+    train = staticmethod(running.instance_norm_train)
+
+
+class Batch(Stateful):
+    """Batch norm."""
+
+    norm = staticmethod(norms.batch_norm)
+    train = staticmethod(running.batch_norm_train)
+
+
+def along(a: Array | None, axes: int | slice | Shape, x: Array) -> Array | None:
+    """Return a parameter that runs along some axes of x at x's rank, where it broadcasts."""
+    if a is None:
+        return None
+    held = range(x.ndim)[axes] if isinstance(axes, slice) else [i % x.ndim for i in as_tuple(axes)]
+    return reshape(library(a), a, tuple(x.shape[i] if i in held else 1 for i in range(x.ndim)))
+
+
+def groups(x: Array, num_groups: int, axis: int = -1) -> int:
+    """Return how many channels are in a group."""
+    if num_groups < 1 or x.shape[axis] % num_groups:
+        message = f"GroupNorm needs num_groups to divide the {x.shape[axis]} channels: got {num_groups}"
+        raise ValueError(message)
+    return int(x.shape[axis]) // num_groups
+
+
+def library(a: Array) -> Any:
+    """Return the namespace of an array."""
+    return namespace_of(a)
+
+
+def as_tuple(axes: int | Shape) -> Shape:
+    """Return one axis or several as several."""
+    return (axes,) if isinstance(axes, int) else tuple(axes)
+
+
+def arrays(tree: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """Return what lies at a path in a mapping, nested or flat, whose steps are separated by dots."""
+    found: Any = tree
+    for name in path.split(".") if path else ():
+        found = found.get(name) if isinstance(found, Mapping) else None
+    if found is None:  # then the names are flat, or there is no such path
+        found = {name.removeprefix(f"{path}."): a for name, a in tree.items() if name.startswith(f"{path}.")}
+    own = {name: a for name, a in found.items() if not isinstance(a, Mapping) and "." not in name}
+    if not own:
+        message = (
+            f"arrays needs the path of a layer, such as 'block.norm': got {path!r}, where there is {', '.join(tree)}"
+        )
+        raise ValueError(message)
+    return own
+
+
+def arrays_of_all(trees: Mapping[str, Mapping[str, Any]], path: str) -> dict[str, Any]:
+    """Return what lies at a path in any of several mappings."""
+    flat = {".".join(names): a for tree in trees.values() for names, a in leaves(tree)}
+    return arrays(flat, path)
+
+
+def leaves(tree: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield the path and the value of whatever is no mapping."""
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from (((name, *rest), leaf) for rest, leaf in leaves(value))
+        else:
+            yield (name,), value

@@ -1,0 +1,179 @@
+"""The norms of ``equinox.nn``, over a batch: what ``jax.vmap`` makes of them there, with the samples in axis 0.
+
+Layer and RMS norm, which know the shape of a sample, take a single one, too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from .._core.libraries import as_number
+from .._moments import moments, variance
+from .._running import RunningStats
+from . import _preset as preset
+
+if TYPE_CHECKING:
+    from .._core.libraries import Array, Shape
+
+
+class _Whole(preset.Preset):
+    """What layer and RMS norm have in common: they normalise whole samples, of a shape that they know."""
+
+    shape: int | Shape
+    eps: float
+
+    def options(self, x: Array) -> dict[str, Any]:
+        shape = preset.as_tuple(self.shape)
+        if tuple(x.shape[-len(shape) :]) != shape or x.ndim > len(shape) + 1:
+            message = f"{type(self).__name__} needs a sample of shape {shape}, or a batch: got {tuple(x.shape)}"
+            raise ValueError(message)
+        return {"axis": tuple(range(-len(shape), 0)), "eps": self.eps}
+
+    def __call__(self, x: Array, /, *, weight: Array | None = None, bias: Array | None = None) -> Array:
+        """Return y."""
+        return self.normalize(x, self.allowed("use_weight", "weight", weight), self.allowed("use_bias", "bias", bias))
+
+
+@dataclass(frozen=True)
+class LayerNorm(_Whole, preset.Layer):
+    """``equinox.nn.LayerNorm``."""
+
+    shape: int | Shape
+    eps: float = 1e-5
+    use_weight: bool = True
+    use_bias: bool = True
+
+
+@dataclass(frozen=True)
+class RMSNorm(_Whole, preset.Rms):
+    """``equinox.nn.RMSNorm``."""
+
+    shape: int | Shape
+    eps: float = 1e-5
+    use_weight: bool = True
+    use_bias: bool = True
+
+
+@dataclass(frozen=True)
+class GroupNorm(preset.Group):
+    """``equinox.nn.GroupNorm``."""
+
+    groups: int
+    channels: int | None = None
+    eps: float = 1e-5
+    channelwise_affine: bool = True
+
+    def options(self, x: Array) -> dict[str, Any]:
+        return {"num_groups": self.groups, "channel_axis": 1, "eps": self.eps}
+
+    def __call__(self, x: Array, /, *, weight: Array | None = None, bias: Array | None = None) -> Array:
+        """Return y."""
+        if self.channels is not None:
+            self.sized(x, 1, "channels")
+        weight, bias = (self.allowed("channelwise_affine", *a) for a in (("weight", weight), ("bias", bias)))
+        return self.normalize(x, weight, bias)
+
+
+@dataclass(frozen=True)
+class BatchNorm(preset.Batch):
+    """``equinox.nn.BatchNorm``, in mode "ema" or "batch".
+
+    In mode "ema", the one unless told, x is normalised by the running statistics, which have seen it; no gradient
+    goes through these here. In mode "batch" they start at 0 and 1 and are divided by 1 - momentum ** count, as there.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from anynorm import presets
+    >>> norm = presets.equinox.BatchNorm(1, "batch", mode="batch")
+    >>> y, state = norm(np.asarray([[1.0], [3.0]]))
+    >>> state["batch_counter"], state["batch_state"][0].round(3)
+    (1, array([0.02]))
+    """
+
+    input_size: int
+    axis_name: Any
+    eps: float = 1e-5
+    channelwise_affine: bool = True
+    momentum: float = 0.99
+    inference: bool = False
+    mode: str = field(default="ema", kw_only=True)
+
+    def options(self, x: Array) -> dict[str, Any]:
+        return {"channel_axis": 1, "eps": self.eps, "momentum": 1.0, "correction": 0}
+
+    def __call__(
+        self,
+        x: Array,
+        /,
+        *,
+        inference: bool | None = None,
+        weight: Array | None = None,
+        bias: Array | None = None,
+        ema_first_time: Any = True,
+        ema_state: tuple[Array, Array] | None = None,
+        batch_counter: Any = 0,
+        batch_state: tuple[Array, Array] | None = None,
+    ) -> tuple[Array, dict[str, Any]]:
+        """Return (y, state)."""
+        if self.mode not in {"ema", "batch"}:
+            message = f"BatchNorm needs mode to be ema or batch: got {self.mode!r}"
+            raise ValueError(message)
+        self.sized(x, 1, "input_size")
+        weight, bias = (self.allowed("channelwise_affine", *a) for a in (("weight", weight), ("bias", bias)))
+        infers = self.inference if inference is None else inference
+        if self.mode == "ema":
+            return self._by_what_has_seen_it(x, weight, bias, ema_first_time, ema_state, infers=infers)
+        stats = self.start(x) if batch_state is None else RunningStats(*batch_state)
+        if infers:
+            xp = preset.library(stats.mean)
+            count = as_number(xp, batch_counter, stats.mean.dtype)
+            share = 1 - self.momentum**count + (count == 0) * 1.0
+            y = self.step(x, stats.mean / share, stats.var / share, weight, bias, training=False)[0]
+        else:
+            y, own = self.step(x, None, None, weight, bias, training=True)
+            stats, batch_counter = _moved(stats, own, self.momentum), batch_counter + 1
+        return y, {"batch_counter": batch_counter, "batch_state": tuple(stats[:2])}
+
+    def _by_what_has_seen_it(
+        self, x: Array, weight: Array | None, bias: Array | None, first: Any, state: Any, *, infers: bool
+    ) -> tuple[Array, dict[str, Any]]:
+        """Normalise by the running statistics, which take in x before, if it is not for inference."""
+        if not infers:
+            m = moments(x, axis=tuple(i for i in range(x.ndim) if i != 1))
+            own = RunningStats(m.mean, variance(m))
+            state = own[:2] if state is None else _unless(first, own, _moved(RunningStats(*state), own, self.momentum))
+            first = False
+        if state is None:
+            message = "BatchNorm needs ema_state for inference: got None; train first, or give what was kept"
+            raise ValueError(message)
+        mean, var = state
+        y = self.step(x, mean, var, weight, bias, training=False)[0]
+        return y, {"ema_first_time": first, "ema_state": (mean, var)}
+
+
+def _unless(first: Any, start: RunningStats, stats: RunningStats) -> tuple[Array, ...]:
+    """Return the mean and variance of a state, or where it is the first time, those to start with."""
+    if isinstance(first, bool):
+        return (start if first else stats)[:2]
+    return tuple(preset.library(a).where(first, a, b) for a, b in zip(start[:2], stats[:2], strict=True))
+
+
+def _moved(stats: RunningStats, own: RunningStats, momentum: float) -> RunningStats:
+    """Return running statistics that have seen others."""
+    mean, var = (momentum * old + (1 - momentum) * new for old, new in zip(stats[:2], own[:2], strict=True))
+    return RunningStats(mean, var)
+
+
+def arrays(layer: Any, state: Any = None) -> dict[str, Any]:
+    """Return the arrays of a layer of Equinox, and those of its state, for its preset."""
+    own = {name: getattr(layer, name) for name in ("weight", "bias") if getattr(layer, name, None) is not None}
+    names = {
+        "ema_first_time": "ema_first_time_index",
+        "ema_state": "ema_state_index",
+        "batch_counter": "batch_counter",
+        "batch_state": "batch_state_index",
+    }
+    indices = {} if state is None else {name: getattr(layer, index, None) for name, index in names.items()}
+    return {**own, **{name: state.get(index) for name, index in indices.items() if index is not None}}

@@ -1,0 +1,199 @@
+"""The norms of ``torch.nn``: channels in axis 1, momentum weighs the new batch, running variances are unbiased."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from . import _preset as preset
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from .._core.libraries import Array, Shape
+
+
+class _Stateful(preset.Stateful):
+    """What batch and instance norm have in common."""
+
+    names = ("running_mean", "running_var")
+    ranks: ClassVar[tuple[int, ...]]
+    num_features: int
+    eps: float
+    momentum: float | None
+    affine: bool
+    track_running_stats: bool
+
+    def options(self, x: Array) -> dict[str, Any]:
+        return {"channel_axis": 1, "eps": self.eps, "momentum": self.momentum, "correction": 1}
+
+    def __call__(
+        self,
+        x: Array,
+        /,
+        *,
+        weight: Array | None = None,
+        bias: Array | None = None,
+        running_mean: Array | None = None,
+        running_var: Array | None = None,
+        num_batches_tracked: Any = 0,
+        training: bool = False,
+    ) -> Any:
+        """Return (y, state), or y alone if it does not track running statistics."""
+        if x.ndim not in self.ranks:
+            message = f"{type(self).__name__} needs x of rank {' or '.join(map(str, self.ranks))}: got {x.ndim}"
+            raise ValueError(message)
+        self.sized(x, self.options(x)["channel_axis"], "num_features")
+        weight, bias = self.allowed("affine", "weight", weight), self.allowed("affine", "bias", bias)
+        if not self.track_running_stats:
+            return self.normalize(x, weight, bias)
+        y, stats = self.step(x, running_mean, running_var, weight, bias, training=training, steps=num_batches_tracked)
+        return y, {**self.named(stats), "num_batches_tracked": stats.steps}
+
+
+@dataclass(frozen=True)
+class BatchNorm1d(_Stateful, preset.Batch):
+    """``torch.nn.BatchNorm1d``, of x of shape (N, C) or (N, C, L).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from anynorm import presets
+    >>> y, state = presets.torch.BatchNorm1d(1, eps=0)(np.asarray([[1.0], [3.0]]), training=True)
+    >>> y.ravel(), state["running_mean"], state["running_var"]
+    (array([-1.,  1.]), array([0.2]), array([1.1]))
+    """
+
+    num_features: int
+    eps: float = 1e-5
+    momentum: float | None = 0.1
+    affine: bool = True
+    track_running_stats: bool = True
+    ranks: ClassVar[tuple[int, ...]] = (2, 3)
+
+
+class BatchNorm2d(BatchNorm1d):
+    """``torch.nn.BatchNorm2d``, of x of shape (N, C, H, W)."""
+
+    ranks = (4,)
+
+
+class BatchNorm3d(BatchNorm1d):
+    """``torch.nn.BatchNorm3d``, of x of shape (N, C, D, H, W)."""
+
+    ranks = (5,)
+
+
+@dataclass(frozen=True)
+class InstanceNorm1d(_Stateful, preset.Instance):
+    """``torch.nn.InstanceNorm1d``, of x of shape (N, C, L) or (C, L).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from anynorm import presets
+    >>> presets.torch.InstanceNorm1d(1, eps=0)(np.asarray([[[1.0, 3.0]]]))
+    array([[[-1.,  1.]]])
+    """
+
+    num_features: int
+    eps: float = 1e-5
+    momentum: float | None = 0.1
+    affine: bool = False
+    track_running_stats: bool = False
+    ranks: ClassVar[tuple[int, ...]] = (2, 3)
+
+    def options(self, x: Array) -> dict[str, Any]:
+        return {**super().options(x), "channel_axis": 0 if x.ndim == self.ranks[0] else 1}
+
+
+class InstanceNorm2d(InstanceNorm1d):
+    """``torch.nn.InstanceNorm2d``, of x of shape (N, C, H, W) or (C, H, W)."""
+
+    ranks = (3, 4)
+
+
+class InstanceNorm3d(InstanceNorm1d):
+    """``torch.nn.InstanceNorm3d``, of x of shape (N, C, D, H, W) or (C, D, H, W)."""
+
+    ranks = (4, 5)
+
+
+class _Trailing(preset.Preset):
+    """What layer and RMS norm have in common: the axes that they normalise are the last, of sizes that they know."""
+
+    normalized_shape: int | Shape
+
+    def options(self, x: Array) -> dict[str, Any]:
+        shape = preset.as_tuple(self.normalized_shape)
+        if tuple(x.shape[-len(shape) :]) != shape:
+            message = f"{type(self).__name__} needs x whose shape ends in {shape}: got {tuple(x.shape)}"
+            raise ValueError(message)
+        return {"axis": tuple(range(-len(shape), 0))}
+
+
+@dataclass(frozen=True)
+class LayerNorm(_Trailing, preset.Layer):
+    """``torch.nn.LayerNorm``: weight and bias have the trailing shape that is normalised."""
+
+    normalized_shape: int | Shape
+    eps: float = 1e-5
+    elementwise_affine: bool = True
+    bias: bool = True
+
+    def options(self, x: Array) -> dict[str, Any]:
+        return {**super().options(x), "eps": self.eps}
+
+    def __call__(self, x: Array, /, *, weight: Array | None = None, bias: Array | None = None) -> Array:
+        """Return y."""
+        weight = self.allowed("elementwise_affine", "weight", weight)
+        return self.normalize(x, weight, self.allowed("bias", "bias", bias))
+
+
+@dataclass(frozen=True)
+class RMSNorm(_Trailing, preset.Rms):
+    """``torch.nn.RMSNorm``: an eps of None is the distance from 1 to the next number of the dtype computed in."""
+
+    normalized_shape: int | Shape
+    eps: float | None = None
+    elementwise_affine: bool = True
+
+    def options(self, x: Array) -> dict[str, Any]:
+        xp = preset.library(x)
+        wide = xp is not None and x.dtype == xp.float64
+        smallest = 2.0**-52 if wide else 2.0**-23
+        return {**super().options(x), "eps": smallest if self.eps is None else self.eps}
+
+    def __call__(self, x: Array, /, *, weight: Array | None = None) -> Array:
+        """Return y."""
+        return self.normalize(x, self.allowed("elementwise_affine", "weight", weight), None)
+
+
+@dataclass(frozen=True)
+class GroupNorm(preset.Group):
+    """``torch.nn.GroupNorm``."""
+
+    num_groups: int
+    num_channels: int
+    eps: float = 1e-5
+    affine: bool = True
+
+    def options(self, x: Array) -> dict[str, Any]:
+        return {"num_groups": self.num_groups, "channel_axis": 1, "eps": self.eps}
+
+    def __call__(self, x: Array, /, *, weight: Array | None = None, bias: Array | None = None) -> Array:
+        """Return y."""
+        self.sized(x, 1, "num_channels")
+        return self.normalize(x, self.allowed("affine", "weight", weight), self.allowed("affine", "bias", bias))
+
+
+def arrays(state_dict: Mapping[str, Array], prefix: str = "") -> dict[str, Array]:
+    """Return the arrays of one layer of a ``state_dict``, or of what safetensors has loaded, for its preset.
+
+    Examples
+    --------
+    >>> from anynorm import presets
+    >>> presets.torch.arrays({"block.norm.weight": 1, "block.norm.bias": 0, "head.bias": 2}, "block.norm")
+    {'weight': 1, 'bias': 0}
+    """
+    return preset.arrays(state_dict, prefix)
