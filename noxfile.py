@@ -34,7 +34,7 @@ def test(session: nox.Session, library: str, helpers: tuple[str, ...], *options:
 
 
 LIBRARIES = [  # an array library, and what else its tests need
-    nox.param("numpy", ("numba", "matplotlib", "sklearn", "PIL", "scipy", "rich", "mlx.nn"), id="numpy"),
+    nox.param("numpy", ("numba", "matplotlib", "sklearn", "PIL", "scipy", "rich", "mlx.nn", "nox"), id="numpy"),
     nox.param("array_api_strict", (), id="strict"),
     nox.param("torch", ("numba", "onnxscript", "onnxruntime", "safetensors"), id="torch"),
     nox.param("jax", ("flax", "haiku", "equinox", "keras"), id="jax"),

@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
-from backends import BACKENDS, FEATURES, SLOW, Backend, usable
+from anynorm._pytest import libraries
+from anynorm.testing import USES, Use, usable
+from backends import ABOUT, EXHAUSTIVE, FEATURES, SLOW
 
 # JAX reads it when it is imported; eight devices on one host are what the tests of replicas need.
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--library", action="append", help="test this array library alone; it has to be usable")
     parser.addoption("--slow", action="store_true", help="also run the tests marked slow, and every test in every use")
 
 
@@ -39,47 +40,33 @@ def pytest_configure(config: pytest.Config) -> None:
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-def libraries(config: pytest.Config) -> list[str]:
-    """Return the libraries to test: those asked for, or those installed."""
-    asked = config.getoption("--library")
-    missing = [library for library in asked or () if not usable(library)]
-    if missing:
-        message = f"not usable here: {', '.join(missing)}"
-        raise pytest.UsageError(message)
-    return asked or [library for library in dict.fromkeys(b.library for b in BACKENDS) if usable(library)]
-
-
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "xp" in metafunc.fixturenames:
-        mark = metafunc.definition.get_closest_marker
-        eager = mark("eager") is not None
-        under_test = libraries(metafunc.config)
-        every = ()  # the libraries to test in every use
-        if eager or metafunc.config.getoption("--slow"):
-            every = under_test
-        elif every_use := mark("every_use"):
-            every = every_use.args or under_test
-        chosen = [b for b in BACKENDS if b.library in under_test and not (eager and b.variant)]
-        chosen = [b for b in chosen if b.library in every or not b.exhaustive]
-        if (slow_on := mark("slow_on")) and not metafunc.config.getoption("--slow"):
-            chosen = [b for b in chosen if b.library not in slow_on.args]
-        shows = metafunc.module.__name__.rpartition(".")[2] in FEATURES.values()
-        chosen = [b for b in chosen if shows or not b.few]
-        dtypes = mark("dtypes")
-        if dtypes is None:
-            metafunc.parametrize("xp", chosen, ids=[b.name for b in chosen])
-        else:
-            pairs = [(b, dtype) for b in chosen for dtype in dtypes.args if dtype in b.floats]
-            metafunc.parametrize(("xp", "dtype"), pairs, ids=[f"{b.name}-{dtype}" for b, dtype in pairs])
+def pytest_anynorm_uses(metafunc: pytest.Metafunc, uses: list[Use]) -> list[Use]:
+    """Leave out the uses that would show nothing more of a test."""
+    mark = metafunc.definition.get_closest_marker
+    eager, slow = mark("eager") is not None, metafunc.config.getoption("--slow")
+    under_test = {use.library for use in uses}
+    every = under_test if eager or slow else set()  # the libraries to test in every use
+    if (every_use := mark("every_use")) and not every:
+        every = set(every_use.args) or under_test
+    left_out = set() if slow or not (slow_on := mark("slow_on")) else set(slow_on.args)
+    shows = metafunc.module.__name__.rpartition(".")[2] in FEATURES.values()
+    return [
+        use
+        for use in uses
+        if not (eager and use.variant)
+        and (use.library in every or use.name not in EXHAUSTIVE)
+        and use.library not in left_out
+        and (shows or not ABOUT[use.library].few)
+    ]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what needs an array library that is not under test, or a helper that is not installed."""
-    chosen, arrays = libraries(config), {b.library for b in BACKENDS}
+    chosen, arrays = libraries(config), set(ABOUT)
 
     def wanted(item: pytest.Item) -> bool:
         called_with = item.callspec.params if hasattr(item, "callspec") else {}
-        if not isinstance(called_with.get("xp", BACKENDS[0]), Backend):
+        if not isinstance(called_with.get("xp", USES[0]), Use):
             return False  # no library under test is one of the test's
         needs = [name for mark in item.iter_markers("library") for name in mark.args]
         if "xp" not in item.fixturenames and not arrays.intersection(needs):  # the same whichever libraries there are
@@ -100,11 +87,11 @@ def expect_what_is_lacking(item: pytest.Item) -> None:
     """Let a test fail that needs what its library lacks, with the reason; some of its cases may do without."""
     needed = {name for mark in item.iter_markers("needs") for name in mark.args}
     if needed:
-        own = [name for mark in item.iter_markers("library") for name in mark.args]
-        tested = (
-            [item.callspec.params["xp"]] if "xp" in item.fixturenames else [b for b in BACKENDS if b.library in own]
-        )
-        for name, reason in [found for b in tested for found in b.lacks.items() if found[0] in needed]:
+        own = [name for mark in item.iter_markers("library") for name in mark.args if name in ABOUT]
+        tested = [item.callspec.params["xp"].library] if "xp" in item.fixturenames else own
+        for name, reason in [
+            found for library in tested for found in ABOUT[library].lacks.items() if found[0] in needed
+        ]:
             item.add_marker(pytest.mark.xfail(reason=f"{name}: {reason}", run=name not in SLOW, strict=False))
 
 

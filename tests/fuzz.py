@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import anynorm
-from backends import BACKENDS, Backend, usable
+from anynorm.testing import USES, Use, usable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -121,7 +121,7 @@ def junk(draw: Draw) -> Any:
 class Draw:
     """One call's source of chance."""
 
-    backend: Backend
+    backend: Use
     seed: int
     index: int
     x64: bool = field(init=False)
@@ -322,11 +322,11 @@ class Draw:
         return anynorm.moments(self.array((self.pick(0, 1, 3), *shape), dtype, self.pick(*VALUES)), axis=0)
 
 
-PLAIN = tuple(b for b in BACKENDS if not b.variant)
+PLAIN = tuple(b for b in USES if not b.variant)
 usable_here = functools.cache(usable)
 
 
-def owner_of(value: Any) -> Backend | None:
+def owner_of(value: Any) -> Use | None:
     """Return the backend whose array a value is; no library is imported to find out."""
     return next((b for b in PLAIN if b.library in sys.modules and b.owns(value)), None)
 
@@ -358,7 +358,7 @@ def _numpy_layout(a: np.ndarray, layout: str) -> np.ndarray:
     return a
 
 
-def _torch_layout(backend: Backend, a: np.ndarray, dtype: str | None, layout: str) -> Any:
+def _torch_layout(backend: Use, a: np.ndarray, dtype: str | None, layout: str) -> Any:
     """Return a tensor in a layout, an expanded one keeping the first along the last axis alone."""
     import torch
 
@@ -495,7 +495,7 @@ def _channels(draw: Draw, name: str) -> Call:
 # ------------------------------------------------------------------------------------------------ what must hold
 
 
-def check(backend: Backend, call: Call, outcome: Any) -> str:
+def check(backend: Use, call: Call, outcome: Any) -> str:
     """Fail unless the outcome of a call is right; return what kind of outcome it is."""
     if isinstance(outcome, Exception):
         return check_exception(outcome)
@@ -526,7 +526,7 @@ def flatten(outcome: Any) -> list[Any]:
     return [outcome]
 
 
-def expected(backend: Backend, call: Call) -> list[tuple[Any, Any]]:
+def expected(backend: Use, call: Call) -> list[tuple[Any, Any]]:
     """Return the shape and the dtype of each array of a result; None for a dtype that is free."""
     first = call.args[0]
     if call.name in ("merge", "variance", "population_stats"):
@@ -545,7 +545,7 @@ def expected(backend: Backend, call: Call) -> list[tuple[Any, Any]]:
     return [*y, *((part.shape, part.dtype) for part in stats[:2]), (getattr(stats.steps, "shape", ()), None), *rest]
 
 
-def floating(backend: Backend, x: Any) -> str:
+def floating(backend: Use, x: Any) -> str:
     """Return the name of the result's dtype."""
     name = backend.dtype(x)
     if name in (*REAL, "float128"):
@@ -553,7 +553,7 @@ def floating(backend: Backend, x: Any) -> str:
     return "float64" if wide_default(backend) else "float32"
 
 
-def wide_default(backend: Backend) -> bool:
+def wide_default(backend: Use) -> bool:
     """Whether the default float is float64 here."""
     if backend.library == "jax":
         import jax
@@ -562,7 +562,7 @@ def wide_default(backend: Backend) -> bool:
     return backend.default_float == "float64"
 
 
-def computing(backend: Backend, x: Any) -> str:
+def computing(backend: Use, x: Any) -> str:
     """Return the name of the dtype of statistics."""
     name = floating(backend, x)
     return "float32" if name in ("float16", "bfloat16", ">f4") else name
@@ -576,7 +576,7 @@ def reduced(shape: tuple[int, ...], kwargs: dict[str, Any]) -> tuple[int, ...]:
     return tuple(s for i, s in enumerate(shape) if i not in axes)
 
 
-def check_array(backend: Backend, y: Any, shape: Any, dtype: Any) -> None:
+def check_array(backend: Use, y: Any, shape: Any, dtype: Any) -> None:
     """Fail unless y is an array of the library, of the shape and the dtype."""
     if dtype is None and isinstance(y, int):
         return  # steps that were an int
@@ -618,7 +618,7 @@ def magnitude(a: Any) -> float:
     return math.inf if math.isnan(largest) else largest
 
 
-def check_values(backend: Backend, call: Call, y: Any) -> None:
+def check_values(backend: Use, call: Call, y: Any) -> None:
     """Fail where y holds a NaN that is not documented: the variance of too few elements alone is one."""
     if isinstance(y, int):
         return
@@ -660,7 +660,7 @@ def strict(call: Call) -> Iterator[None]:
             yield
 
 
-def attempt(backend: Backend, call: Call) -> Any:
+def attempt(backend: Use, call: Call) -> Any:
     """Make a call, and compute what is lazy: return the result or the exception."""
     with strict(call):
         try:
@@ -673,7 +673,7 @@ def attempt(backend: Backend, call: Call) -> Any:
     return outcome
 
 
-def one(backend: Backend, seed: int, index: int) -> str:
+def one(backend: Use, seed: int, index: int) -> str:
     """Draw a call, make it and check it; return the kind of outcome."""
     draw = Draw(backend, seed, index)
     with backend.using("float64" if draw.x64 else "float32"):
@@ -696,7 +696,7 @@ class BrokenRuleError(AssertionError):
 
 
 def fuzz(
-    backend: Backend, seed: int, indices: Iterable[int], seconds: float = math.inf, broken: list[str] | None = None
+    backend: Use, seed: int, indices: Iterable[int], seconds: float = math.inf, broken: list[str] | None = None
 ) -> Counter[str]:
     """Make the calls until the time is over; return how many ended how. Broken rules are raised, or go in the list."""
     end, kinds = time.monotonic() + seconds, Counter[str]()
@@ -717,7 +717,7 @@ def say(error: BrokenRuleError) -> str:
     return f"{type(error.__cause__).__name__}: {error.__cause__}\n  {error}"
 
 
-def report(backend: Backend, kinds: Counter[str]) -> None:
+def report(backend: Use, kinds: Counter[str]) -> None:
     """Print how many calls were made and how they ended."""
     total, results = sum(kinds.values()), sum(n for kind, n in kinds.items() if kind.endswith(": result"))
     print(f"{backend.name}: {total} calls, {results} results, {total - results} documented exceptions")
@@ -760,7 +760,7 @@ def main() -> int:
     return 1 if broken else 0
 
 
-def prepare(backends: Iterable[Backend]) -> None:
+def prepare(backends: Iterable[Use]) -> None:
     """Make JAX as strict as it can be, and its compiler quick."""
     if any(b.library == "jax" for b in backends):
         import jax

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from backends import BACKENDS, FEATURES, Backend
+from backends import ABOUT, FEATURES
 
 ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- libraries table: from `python tests/libraries_table.py` -->", "<!-- end of libraries table -->"
@@ -25,40 +25,34 @@ TITLES = {
 def full() -> str:
     """Return what works on which library, and what it lacks."""
     rows = [("library", "version", "used", *FEATURES, "lacks")]
-    rows += [(title(b), b.tested or "none yet", b.used, *works(b), lacks(b)) for b in libraries()]
+    for library, about in ABOUT.items():
+        lacks = "; ".join(f"{name}: {reason}" for name, reason in about.lacks.items())
+        rows.append((title(library), about.tested or "none yet", about.used, *works(library), lacks))
     return table(rows)
 
 
 def short() -> str:
     """Return how each library is used, and what it lacks."""
     rows = [("library", "version", "used", "lacks")]
-    rows += [(title(b), b.tested or "none yet", b.used, ", ".join(b.lacks)) for b in libraries()]
+    rows += [(title(name), a.tested or "none yet", a.used, ", ".join(a.lacks)) for name, a in ABOUT.items()]
     return table(rows)
 
 
-def libraries() -> list[Backend]:
-    """Return one use of every library, the first."""
-    first: dict[str, Backend] = {}
-    for backend in BACKENDS:
-        first.setdefault(backend.library, backend)
-    return list(first.values())
+def title(library: str) -> str:
+    return TITLES.get(library, library)
 
 
-def title(backend: Backend) -> str:
-    return TITLES.get(backend.library, backend.library)
-
-
-def works(backend: Backend) -> list[str]:
+def works(library: str) -> list[str]:
     """Return for each feature whether its tests pass: all of them, or all that need nothing that is lacking."""
-    if not backend.tested:
+    if not ABOUT[library].tested:
         return ["not run yet"] * len(FEATURES)
-    return [", but for ".join(["yes", *lacking(backend, module)]) for module in FEATURES.values()]
+    return [", but for ".join(["yes", *lacking(library, module)]) for module in FEATURES.values()]
 
 
-def lacking(backend: Backend, module: str) -> list[str]:
+def lacking(library: str, module: str) -> list[str]:
     """Return what the tests of a module need that a library lacks."""
     needed = needs(Path(__file__).with_name(f"{module}.py"))
-    found = [name for name in backend.lacks if name in needed]
+    found = [name for name in ABOUT[library].lacks if name in needed]
     return [" and ".join(found)] if found else []
 
 
@@ -66,11 +60,6 @@ def needs(module: Path) -> set[str]:
     """Return what the tests of a module say that they need."""
     marks = re.findall(r"mark\.needs\(([^)]*)\)", module.read_text())
     return {name for mark in marks for name in re.findall(r'"(.*?)"', mark)}
-
-
-def lacks(backend: Backend) -> str:
-    """Return what a library lacks, with the reasons."""
-    return "; ".join(f"{name}: {reason}" for name, reason in backend.lacks.items())
 
 
 def table(rows: list[tuple[str, ...]]) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 
 import anynorm
 from anynorm._cli.reference import centred, exact, shared, widen  # noqa: F401 (the tests have these from here)
-from anynorm.testing import KINDS, OFFSETS, data  # noqa: F401
+from anynorm.testing._check import KINDS, OFFSETS, data  # noqa: F401
 
 if TYPE_CHECKING:
     from collections.abc import Callable

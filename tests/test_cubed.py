@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import anynorm
-from backends import Cubed
+from anynorm.testing._uses import Cubed
 from oracles import GROUPS, NORMS, assert_near, assert_within, data, tolerance
 
 pytestmark = pytest.mark.library("cubed")

@@ -7,7 +7,7 @@ import pytest
 
 import anynorm
 from anynorm._engines import watch
-from backends import Dask
+from anynorm.testing._uses import Dask
 from oracles import NORMS, assert_within, data, exact, tolerance
 
 pytestmark = pytest.mark.library("dask")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import anynorm
-from backends import Dpnp
+from anynorm.testing._uses import Dpnp
 from oracles import NORMS, data
 
 pytestmark = pytest.mark.library("dpnp")

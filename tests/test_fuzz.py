@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import fuzz
-from backends import BACKENDS
+from anynorm.testing import USES
 
 # How many calls: lazy libraries take their time.
 FUZZED = {"numpy": 150, "torch": 100, "strict": 150, "mlx": 150, "dask": 30, "jax": 12}
@@ -15,7 +15,7 @@ SEED = 20
 
 LIBRARIES = [
     pytest.param(b, marks=[pytest.mark.library(b.library), *[pytest.mark.slow] * (b.name == "jax")], id=b.name)
-    for b in BACKENDS
+    for b in USES
     if b.name in FUZZED
 ]
 

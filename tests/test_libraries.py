@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from backends import BACKENDS, FEATURES
-from libraries_table import PLACES, ROOT, libraries, needs, written
+from anynorm.testing import USES
+from backends import ABOUT, FEATURES
+from libraries_table import PLACES, ROOT, needs, written
 
 TESTS = Path(__file__).parent
 
@@ -19,13 +20,12 @@ def test_the_docs_show_the_table_of_the_tests(place):
 
 
 def test_what_a_library_lacks_is_what_some_test_needs_and_the_other_way_round():
-    lacking = {name for backend in BACKENDS for name in backend.lacks}
+    lacking = {name for about in ABOUT.values() for name in about.lacks}
     assert lacking == set().union(*(needs(module) for module in TESTS.glob("test_*.py")))
 
 
-def test_every_use_of_a_library_lacks_what_the_library_lacks():
-    first = {backend.library: backend for backend in libraries()}
-    assert all(backend.lacks == first[backend.library].lacks for backend in BACKENDS)
+def test_there_is_something_to_say_of_every_library():
+    assert {use.library for use in USES} == set(ABOUT)
 
 
 @pytest.mark.parametrize("module", FEATURES.values())

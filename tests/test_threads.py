@@ -89,8 +89,9 @@ FIRST = """
 import sys
 sys.path.insert(0, {tests!r})
 import numpy as np
-from backends import BACKENDS, settled
-xp = next(b for b in BACKENDS if b.name == {name!r})
+from anynorm.testing import USES
+from backends import settled
+xp = next(b for b in USES if b.name == {name!r})
 x = xp.array(np.arange(24).reshape(6, 4), "float32")
 import threading
 import anynorm

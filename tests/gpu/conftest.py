@@ -6,7 +6,7 @@ import functools
 
 import pytest
 
-from backends import usable
+from anynorm.testing import usable
 from gpu.device import COMPILER, Arrays, Device, Tensors
 from gpu.nvrtc import cases
 

@@ -25,7 +25,7 @@ import pytest
 
 import anynorm
 from anynorm._engines import watch
-from backends import usable
+from anynorm.testing import usable
 from gpu.device import COMPILER, Arrays, Device
 from oracles import NORMS, data
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from backends import usable
+from anynorm.testing import usable
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,7 +12,7 @@ import scipy.stats
 import sklearn.preprocessing
 
 import anynorm
-from backends import Dask
+from anynorm.testing._uses import Dask
 from native.comparison import SMALL, assert_native, assert_never_worse
 from oracles import GROUPS, KINDS, NORMS, assert_within, data, standardized, tolerance
 

@@ -11,7 +11,7 @@ import pytest
 
 import anynorm
 from anynorm import vjp
-from backends import Mlx
+from anynorm.testing._uses import Mlx
 from native.comparison import SMALL, assert_native, assert_never_worse, largest_error
 from oracles import GROUPS, KINDS, NORMS, Norm, assert_near, assert_within, data, standardized, tolerance
 from test_graphs import Formula, Ours, vjp_in_mlx, weight_from_x

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 import anynorm
-from backends import Torch
+from anynorm.testing._uses import Torch
 from native.comparison import SMALL, assert_native, assert_never_worse
 from oracles import GROUPS, KINDS, NORMS, data, native_tolerance, tolerance, widen
 

@@ -1,34 +1,23 @@
-"""Tests for norms of your own, on every array library that is installed: against float64 and against native norms.
-
->>> import numpy as np
->>> from anynorm import testing
->>> def textbook(x):
-...     d = x - x.mean(axis=-1, keepdims=True)
-...     return d / np.sqrt((d * d).mean(axis=-1, keepdims=True) + 1e-5)
->>> report = testing.check_norm(textbook, "last axis", libraries=["numpy"])
->>> [finding.data for finding in report.findings if not finding.kept]
-['offset 100', 'offset 10000', 'offset 1e+06', 'ramp', 'small spread']
-"""
+"""A norm of anybody's, held against float64 on every kind of data, in every use of every library."""
 
 from __future__ import annotations
 
 import math
 import warnings
-from contextlib import nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ._cli import reference
-from ._cli.check import give, promised, take
-from ._cli.findings import finite, short
-from ._cli.report import Table, drawn, say
-from ._core.libraries import library_name, namespace_of
+from anynorm._cli import reference
+from anynorm._cli.check import promised
+from anynorm._cli.findings import finite, short
+from anynorm._cli.report import Table, drawn, say
+
+from ._uses import USES, Compiled, Use, usable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from ._cli.reference import Array, Found
-
-__all__ = ["KINDS", "Finding", "Report", "assert_norm", "check_norm", "data"]
+    from anynorm._cli.reference import Array
 
 OFFSETS = (0.0, 1e2, 1e4, 1e6)
 KINDS = (*(f"offset {offset:g}" for offset in OFFSETS), "outlier first", "ramp", "heavy tails", "small spread")
@@ -41,7 +30,7 @@ def data(kind: str, shape: tuple[int, ...], dtype: str = "float32", seed: int = 
     Parameters
     ----------
     kind : str
-        One of ``KINDS``: "offset 1e+06" is of unit spread about 1e6; or "constant".
+        One of ``KINDS``: "offset 1e+06" is of unit spread about 1e6; or "constant"; or "empty", of no samples.
     shape : tuple of ints
         The shape of the array.
     dtype : str
@@ -82,8 +71,10 @@ def data(kind: str, shape: tuple[int, ...], dtype: str = "float32", seed: int = 
         x = 1e3 + 1e-3 * noise
     elif kind == "constant":
         x = np.full(shape, 1e6 / 3)
+    elif kind == "empty":
+        x = noise[:0]
     else:
-        message = f"data needs kind to be one of {', '.join((*KINDS, 'constant'))}: got {kind!r}"
+        message = f"data needs kind to be one of {', '.join((*KINDS, 'constant', 'empty'))}: got {kind!r}"
         raise ValueError(message)
     return x.astype(dtype)
 
@@ -92,7 +83,7 @@ class Finding(NamedTuple):
     """What a norm did with one kind of data, on one library, in one use of it."""
 
     library: str
-    use: str  # "eager", "jitted", "compiled" or "lazy"
+    use: str  # "eager", "read-only", "jitted", "compiled" or "lazy"
     data: str
     of: str  # "result" or "gradient"
     error: float | None = None  # the largest, against float64; None where there is no result
@@ -171,7 +162,8 @@ def check_norm(
         What it is to be: "layer" over all axes but the first, "last axis" for a layer norm over that alone, "rms" over
         all axes but the first, "group" of as many groups as divide C, up to 8, "instance" or "batch".
     libraries : iterable of str, optional
-        Of "numpy", "cupy", "jax", "torch" and "dask"; all that can be used, unless given.
+        Those of ``USES`` that have a name here: "numpy", "cupy", "jax", "torch" and "dask", as far as they can be
+        used, unless given.
     shape, dtype
         Of x: "float32", "float64" or "float16".
     eps : float
@@ -200,8 +192,9 @@ def check_norm(
 
     Notes
     -----
-    Beside the error it is checked that the result has x's library, shape and dtype, that x is not written to, that Dask
-    computes nothing before it is asked to, and that a constant slice gives 0 with a finite gradient.
+    Beside the error it is checked that the result has x's library, shape and dtype, that x is not written to, that
+    Dask computes nothing before it is asked to, that a constant slice gives 0 with a finite gradient, and that an empty
+    array stays one.
 
     Examples
     --------
@@ -214,17 +207,15 @@ def check_norm(
         message = f"check_norm needs norm to be one of {', '.join(reference.NORMS)} or last axis: got {norm!r}"
         raise ValueError(message)
     case = _Case(function, norm, shape, dtype, eps, within)
-    found = _usable(libraries)
-    uses = [(one, use) for one in found for use in _uses(one, compiled=compiled)]
-    parts = ["result", "gradient"] if gradients else ["result"]
+    uses = [use for use in _usable(libraries) if dtype in use.floats and (compiled or use.how != "compiled")]
     return Report(
         norm,
         tuple(
-            _find(case, one, use, kind, of)
-            for one, use in uses
-            for of in parts
-            if of == "result" or one.name in {"jax", "torch"}
-            for kind in (*KINDS, "constant")
+            _find(case, use, kind, of)
+            for use in uses
+            for of in ("result", "gradient")
+            if of == "result" or (gradients and use.library in {"jax", "torch"})
+            for kind in (*KINDS, "constant", *(["empty"] if of == "result" else []))
         ),
     )
 
@@ -285,50 +276,51 @@ class _Case(NamedTuple):
         return reference.exact(self.split(x), self.axes(), dy, eps=eps, rms=self.norm == "rms")
 
 
-def _usable(libraries: Iterable[str] | None) -> list[Found]:
-    """Return the libraries asked for, or those that can be used."""
+def _usable(libraries: Iterable[str] | None) -> list[Use]:
+    """Return the uses of the libraries asked for, or of those that have norms and can be used."""
+    known = tuple(dict.fromkeys(use.library for use in USES))
     names = tuple(reference.LIBRARIES) if libraries is None else tuple(libraries)
-    unknown = [name for name in names if name not in reference.LIBRARIES]
+    unknown = [name for name in names if name not in known]
     if unknown:
-        message = f"check_norm needs libraries to be of {', '.join(reference.LIBRARIES)}: got {', '.join(unknown)}"
+        message = f"check_norm needs libraries to be of {', '.join(known)}: got {', '.join(unknown)}"
         raise ValueError(message)
-    found = [reference.find(name) for name in names]
-    broken = [f"{one.name} is {one.problem}" for one in found if one.problem]
-    numpy = reference.find("numpy")
-    if numpy.problem:
-        message = f"check_norm measures with NumPy, which is {numpy.problem}"
+    if problem := _problem("numpy"):
+        message = f"check_norm measures with NumPy, which is {problem}"
         raise ValueError(message)
-    if broken and libraries is not None:
-        message = f"check_norm needs libraries that can be used: {'; '.join(broken)}"
+    problems = {name: problem for name in names if (problem := _problem(name))}
+    if problems and libraries is not None:
+        broken = "; ".join(f"{name} is {problem}" for name, problem in problems.items())
+        message = f"check_norm needs libraries that can be used: {broken}"
         raise ValueError(message)
-    return [one for one in found if not one.problem]
+    chosen = [use for name in names for use in USES if use.library == name and name not in problems]
+    return [replace(use, backend="inductor") if isinstance(use, Compiled) else use for use in chosen]
 
 
-def _uses(found: Found, *, compiled: bool) -> tuple[str, ...]:
-    """Return the ways in which a library is used."""
-    if found.name == "jax":
-        return "eager", "jitted"
-    if found.name == "torch" and compiled:
-        return "eager", "compiled"
-    return ("lazy",) if found.name == "dask" else ("eager",)
+def _problem(library: str) -> str | None:
+    """Return why a library cannot be used."""
+    if library in reference.LIBRARIES:
+        return reference.find(library).problem
+    return None if usable(library) else "not installed"
 
 
-def _find(case: _Case, found: Found, use: str, kind: str, of: str) -> Finding:
+def _find(case: _Case, use: Use, kind: str, of: str) -> Finding:
     """Run one case, and judge what came of it."""
     import numpy as np
 
-    finding = Finding(found.name, use, kind, of)
+    finding = Finding(use.library, use.how, kind, of)
     x = data(kind, case.shape, case.dtype)
     dy = None if of == "result" else np.random.default_rng(1).standard_normal(case.shape).astype(case.dtype)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), use.using(case.dtype):
         warnings.simplefilter("ignore")
         try:
-            y, problem = _run(case, found, use, x, dy)
+            y, problem = _run(case, use, x, dy)
         except Exception as error:  # noqa: BLE001  it is somebody else's function
             return finding._replace(note=f"failed: {say(error)}")
         if problem is not None:
             return finding._replace(note=problem)
-        native_error = _native_error(case, found, x, dy)
+        native_error = None if kind == "empty" else _native_error(case, use, x, dy)
+    if kind == "empty":
+        return finding._replace(kept=True)
     if kind == "constant" and case.norm != "rms":
         right = bool(np.all(np.isfinite(y))) and (of == "gradient" or not y.any())
         wrong = "a constant slice has to become 0" if of == "result" else "its gradient has to be finite"
@@ -346,65 +338,40 @@ def _find(case: _Case, found: Found, use: str, kind: str, of: str) -> Finding:
     )
 
 
-def _run(case: _Case, found: Found, use: str, x: Array, dy: Array | None) -> tuple[Array, str | None]:
+def _run(case: _Case, use: Use, x: Array, dy: Array | None) -> tuple[Array, str | None]:
     """Return the result, or the gradient of x, as NumPy's, and what is wrong with it but for its values."""
     import numpy as np
 
-    function = reference.compiled(found, case.function) if use in {"jitted", "compiled"} else case.function
-    given = give(found, _read_only(x) if found.name == "numpy" else x.copy())
-    with _nothing_computed(found):
-        y = function(given) if dy is None else _differentiated(found, function, given, give(found, dy))
-    own = namespace_of(y)
-    if own is None or library_name(own) != library_name(namespace_of(given)):
-        return y, f"the result is a {type(y).__module__}.{type(y).__qualname__}, no array of {found.name}"
-    back = take(found, np, y.detach() if found.name == "torch" else y)
-    if back.dtype != x.dtype or back.shape != x.shape:
-        return back, f"the result is of dtype {back.dtype} and shape {back.shape}, x of {x.dtype} and {x.shape}"
-    if not np.array_equal(take(found, np, given.detach() if found.name == "torch" else given), x):
-        return back, "it writes to x"
-    return back, None
+    given = use.array(x, case.dtype)
+    y = use.run(case.function, given) if dy is None else _differentiated(case.function, use, given, use.array(dy))
+    if not use.owns(y):
+        return y, f"the result is a {type(y).__module__}.{type(y).__qualname__}, no array of {use.library}"
+    if use.dtype(y) != case.dtype or tuple(y.shape) != x.shape:
+        return y, f"the result is of dtype {y.dtype} and shape {tuple(y.shape)}, x of {x.dtype} and {x.shape}"
+    if not np.array_equal(use.numpy(given), x):
+        return y, "it writes to x"
+    return use.numpy(y), None
 
 
-def _read_only(x: Array) -> Array:
-    x = x.copy()
-    x.flags.writeable = False
-    return x
-
-
-def _nothing_computed(found: Found) -> Any:
-    """Return a context in which Dask refuses to compute."""
-    if found.name != "dask":
-        return nullcontext()
-    import dask
-
-    def refuse(*_: Any, **__: Any) -> None:
-        message = "it computes while the graph is being built"
-        raise RuntimeError(message)
-
-    return dask.config.set(scheduler=refuse)
-
-
-def _differentiated(found: Found, function: Callable[[Array], Array], x: Array, dy: Array) -> Array:
+def _differentiated(function: Callable[[Array], Array], use: Use, x: Array, dy: Array) -> Array:
     """Return the gradient of x by the library's own differentiation."""
-    if found.name == "jax":
+    if use.library == "jax":
         import jax
 
-        return jax.vjp(function, x)[1](dy)[0]
+        return use.run(lambda x, dy: jax.vjp(function, x)[1](dy)[0], x, dy)
     import torch
 
     leaf = x.clone().requires_grad_()
-    return torch.autograd.grad(function(leaf), leaf, dy)[0]
+    return torch.autograd.grad(use.run(function, leaf), leaf, dy)[0]
 
 
-def _native_error(case: _Case, found: Found, x: Array, dy: Array | None) -> float | None:
+def _native_error(case: _Case, use: Use, x: Array, dy: Array | None) -> float | None:
     """Return the largest error of the library's own norm, None where there is none to compare with."""
-    import numpy as np
-
-    if case.norm == "last axis":
+    if case.norm not in reference.NORMS or use.library not in reference.LIBRARIES:
         return None
     try:
-        arrays = [give(found, a) for a in (x, dy) if a is not None]
-        theirs = take(found, np, reference.theirs(found, case.norm, *arrays))
+        arrays = [use.array(a) for a in (x, dy) if a is not None]
+        theirs = use.numpy(reference.theirs(reference.find(use.library), case.norm, *arrays))
     except Exception:  # noqa: BLE001  the native norms refuse what ours take
         return None
     exact, _ = case.exact(x, dy, reference.EPS)

@@ -1,0 +1,94 @@
+"""The plugin of pytest: a fixture xp that is every use of every array library, and an option that chooses among them.
+
+A project that has a fixture or an option of these names keeps its own.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from .testing import Use
+
+OPTION = "anynorm_library"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_load_initial_conftests(parser: pytest.Parser) -> Generator[None, Any, Any]:
+    """Add the option when the project's own conftest has had its turn."""
+    result = yield
+    with suppress(ValueError):  # where the project has it
+        parser.addoption("--library", dest=OPTION, action="append", help="test this array library alone, for xp")
+    return result
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the marker known, and refuse libraries that are not there before anything is run."""
+    libraries(config, only_asked=True)
+    config.addinivalue_line("markers", "dtypes(*names): runs with each of them that xp's library has, as dtype")
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    """Make the hook known that a conftest may have."""
+    pluginmanager.add_hookspecs(Hooks)
+
+
+class Hooks:
+    """What a project may say of xp."""
+
+    @pytest.hookspec(firstresult=True)
+    def pytest_anynorm_uses(self, metafunc: pytest.Metafunc, uses: list[Use]) -> list[Use]:
+        """Return those of the uses that a test is to have: all, unless a conftest says otherwise."""
+        raise NotImplementedError
+
+
+@pytest.fixture
+def xp() -> Any:
+    """Return a use of an array library: array and numpy convert, run calls, and name says which it is."""
+    raise NotImplementedError  # it is always parametrised
+
+
+def libraries(config: pytest.Config, *, only_asked: bool = False) -> list[str]:
+    """Return the libraries to test: those asked for, or those that can be used."""
+    asked: list[str] = config.getoption(OPTION, None) or []
+    if only_asked and not asked:
+        return []
+    from .testing import USES, usable
+
+    missing = [library for library in asked if not usable(library)]
+    if missing:
+        message = f"not usable here: {', '.join(missing)}"
+        raise pytest.UsageError(message)
+    return asked or [library for library in dict.fromkeys(use.library for use in USES) if usable(library)]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test that takes xp in each use of each library."""
+    if not _is_ours(metafunc):
+        return
+    from .testing import USES
+
+    chosen = libraries(metafunc.config)
+    uses = [use for use in USES if use.library in chosen]
+    uses = metafunc.config.hook.pytest_anynorm_uses(metafunc=metafunc, uses=uses) or uses
+    dtypes = metafunc.definition.get_closest_marker("dtypes")
+    if dtypes is None:
+        metafunc.parametrize("xp", uses, ids=[use.name for use in uses])
+    else:
+        pairs = [(use, dtype) for use in uses for dtype in dtypes.args if dtype in use.floats]
+        metafunc.parametrize(("xp", "dtype"), pairs, ids=[f"{use.name}-{dtype}" for use, dtype in pairs])
+
+
+def _is_ours(metafunc: pytest.Metafunc) -> bool:
+    """Whether a test takes this module's xp: neither a project's fixture nor a parameter of that name."""
+    if "xp" not in metafunc.fixturenames:
+        return False
+    found = metafunc._arg2fixturedefs.get("xp")  # noqa: SLF001  which of several it is, pytest tells in no other way
+    own = found and found[-1].func.__module__ == __name__
+    marks = metafunc.definition.iter_markers("parametrize")
+    return bool(own) and not any("xp" in str(mark.args[0]).replace(",", " ").split() for mark in marks)
