@@ -196,7 +196,8 @@ def pull(call: Call, mixed: Mixed, dy: Array) -> tuple[Array | None, ...]:
     """Return the gradients of x, weight, bias and the controls, given that of the result."""
     xp, (mixture, s, _, _), parts = call.xp, mixed, mixed.parts()
     laid = mixture.laid(call)
-    wide = call._replace(x=xp.astype(call.x, call.computing, copy=False), dtype=call.computing)
+    x = xp.astype(call.x, call.computing, copy=False)
+    wide = call._replace(x=x, dtype=x.dtype)
     dy = xp.astype(dy, call.computing, copy=False)
     shown = dy if call.mask is None else xp.where(call.mask, dy, 0.0)
     scale, shift = mixture.blend.tables(xp, parts, laid, call.eps)
