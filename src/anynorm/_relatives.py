@@ -12,7 +12,7 @@ from ._core.arguments import LARGEST, cast, floating_of, integer, number
 from ._core.call import Statistics, prepare, statistics_of
 from ._core.libraries import as_array, check_sizes, constant, quiet, reshape, reuse, shape_along, without_empty_chunks
 from ._core.plans import find
-from ._core.standardize import TINY, rstd, sum_to, summed, trusted
+from ._core.standardize import TINY, is_large, rstd, sum_to, summed, trusted
 from ._mixtures import distance
 from ._norms import Done, batch, norm, performed_by, rms
 from ._running import advance, step
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from ._core.call import Call, Layout
     from ._core.libraries import Array, Namespace, Shape
     from ._running import PopulationStats, RunningStats, Step
+
+MOST = 2**31  # channels or steps
 
 # ---------------------------------------------------------------------------------- batch renormalisation
 
@@ -227,7 +229,7 @@ def unit(xp: Namespace, a: Array, axes: Shape, p: float, eps: Any) -> Unit:
     They are divided by their largest element first, or by the largest number of which 1 / it is a normal one, since XLA
     divides by multiplication. So a sum of powers that is less than 1 is of no account: then the length is eps.
     """
-    most = 1.0 / float(xp.finfo(a.dtype).smallest_normal)
+    most = float(xp.finfo(a.dtype).max) / 4.0
     with quiet(xp, under="ignore"):
         largest = xp.max(without_empty_chunks(xp, xp.abs(a)), axis=axes, keepdims=True)
         short = largest <= eps
@@ -321,7 +323,8 @@ def unit_norm(x: Array, /, *, p: float = 2, axis: int | Shape | None = -1, eps: 
            [0.6, 0.8],
            [0. , 0. ]])
     """
-    p = number("unit_norm", "p", p, 1.0, math.inf)
+    if not (isinstance(p, float) and p == math.inf):
+        p = number("unit_norm", "p", p, 1.0, LARGEST)
     return prepare("unit_norm", rms, (axis,), x, eps=eps), p
 
 
@@ -345,7 +348,8 @@ class Response(NamedTuple):
         """Return what is raised to the power of beta."""
         size = self.size
         squares = window(xp, x * x, channel, size // 2, (size - 1) // 2)
-        return trusted(xp, squares, self.k) * (self.alpha / size) + self.k
+        base = trusted(xp, squares, self.k) * (self.alpha / size) + self.k
+        return base if is_large(self.k) else xp.where(base == 0, math.inf, base)  # of an array nobody knows
 
 
 def window(xp: Namespace, a: Array, axis: int, before: int, after: int) -> Array:
@@ -440,9 +444,7 @@ def local_response_norm(
     call = prepare(caller, channels, (channel_axis,), x)
     check_sizes(call.xp, call.x.shape, call.layout.affine)
     size = integer(caller, "size", size)
-    if size < 1:
-        message = f"{caller} needs size to be a number of channels: got {size}; 1 is the channel by itself"
-        raise ValueError(message)
+    number(caller, "size", size, 1, MOST)
     given = {"alpha": (alpha, 0.0), "beta": (beta, 0.0), "k": (k, TINY)}
     checked = (number(caller, name, value, low, LARGEST, x) for name, (value, low) in given.items())
     return call, Response(size, *(cast(call.xp, value, call.computing) for value in checked))
@@ -561,7 +563,5 @@ def spectral_norm(
     call = prepare(caller, channels, (channel_axis,), x, eps=eps)
     u = floating_of(caller, call.xp, call.x, "u", u, tuple(call.x.shape[i] for i in call.layout.affine))
     steps = integer(caller, "steps", steps)
-    if steps < 0:
-        message = f"{caller} needs steps to be a number of steps: got {steps}; 0 keeps u"
-        raise ValueError(message)
+    number(caller, "steps", steps, 0, MOST)
     return call, u, steps
