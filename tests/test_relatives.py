@@ -350,6 +350,14 @@ def test_torch_differentiates_a_single_large_element_and_zeros(case, rng):
     assert_near(leaves[0].grad, ours.numpy().astype(F64))
 
 
+@pytest.mark.eager
+def test_several_largest_elements_share_a_gradient(xp):
+    x = np.asarray([[2, -2, 1, 2]], F32)
+    _, pullback = vjp.unit_norm(xp.array(x), p=np.inf)
+    dx, *_ = xp.numpy(pullback(xp.array(np.asarray([[0, 0, 6, 0]], F32))))
+    assert_near(dx, np.asarray([[-0.5, 0.5, 3, -0.5]]))
+
+
 @first_cases
 @pytest.mark.eager
 @pytest.mark.needs("pickles")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from functools import reduce
+from numbers import Real
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import _engines as engines
@@ -323,8 +324,8 @@ def unit_norm(x: Array, /, *, p: float = 2, axis: int | Shape | None = -1, eps: 
            [0.6, 0.8],
            [0. , 0. ]])
     """
-    if not (isinstance(p, float) and p == math.inf):
-        p = number("unit_norm", "p", p, 1.0, LARGEST)
+    largest = isinstance(p, Real) and p == math.inf
+    p = math.inf if largest else number("unit_norm", "p", p, 1.0, LARGEST)
     return prepare("unit_norm", rms, (axis,), x, eps=eps), p
 
 
