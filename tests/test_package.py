@@ -85,7 +85,10 @@ MEMORY = {
     **{norm.name: norm.call for norm in NORMS},
     "batch_norm in training": lambda x: anynorm.batch_norm_train(x, start(x)),
     "instance_norm in training": lambda x: anynorm.instance_norm_train(x, start(x)),
+    "batch_renorm in training": lambda x: anynorm.batch_renorm_train(x, start(x)),
     "batch_norm in inference": lambda x: anynorm.batch_norm(x, stats=start(x)),
+    "weight_standardize": anynorm.weight_standardize,
+    "unit_norm": anynorm.unit_norm,
     "zscore": anynorm.zscore,
 }
 

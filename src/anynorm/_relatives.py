@@ -237,11 +237,10 @@ def unit(xp: Namespace, a: Array, axes: Shape, p: float, eps: Any) -> Unit:
         scale = constant(xp, xp.where(short, eps, xp.where(largest > most, most, largest)))
         scale = xp.where(scale == 0, 1.0, scale)
         a = a / scale
-        size = xp.abs(a)
         if p == math.inf:
-            total = xp.max(without_empty_chunks(xp, size), axis=axes, keepdims=True)
+            total = xp.max(without_empty_chunks(xp, xp.abs(a)), axis=axes, keepdims=True)
         else:
-            total = summed(xp, a * a if p == 2 else size if p == 1 else size**p, axes)
+            total = summed(xp, a * a if p == 2 else xp.abs(a) ** p, axes)
         varies = (total > 1) | ~short
         total = xp.where(varies, total, 1.0)
         root = total if p in (1, math.inf) else xp.sqrt(total) if p == 2 else total ** (1.0 / p)
