@@ -428,6 +428,8 @@ def draw_call(draw: Draw) -> Call:
         return _data(draw, name)
     if name in ("merge", "variance", "population_stats"):
         return _of_moments(draw, name)
+    if name in ("weight_standardize", "unit_norm", "local_response_norm", "spectral_norm"):
+        return _relative(draw, name)
     if name == "running_stats":
         size = draw.pick(0, 1, 4, np.int64(3), True, -1, 2.0, junk(draw)) if draw.wrong() else draw.pick(0, 1, 4)
         return Call(name, (0 if size is BIG else size,), {"like": draw.x(least_rank=0)})
@@ -484,11 +486,34 @@ def _channels(draw: Draw, name: str) -> Call:
     elif name.endswith("train"):
         args += (draw.stats(x, channels),)
         kwargs |= {"momentum": draw.number(0.1, 0, 1, None), "correction": draw.number(0, 1, 0.5)}
+        if name == "batch_renorm_train":
+            kwargs |= {"r_max": draw.number(1, 3.0, 1e3), "d_max": draw.number(0, 5.0, 1e3)}
     elif draw.chance(0.5):
         kwargs["stats"] = draw.stats(x, channels)
         kwargs["sync"] = None if draw.chance(0.8) else kwargs["sync"]
     controls = {"switchable_norm": ((3,), (3,)), "batch_instance_norm": ((channels,),)}
     args += tuple(draw.parameter(x, shape) for shape in controls.get(name.removesuffix("_train"), ()))
+    return Call(name, args, kwargs)
+
+
+def _relative(draw: Draw, name: str) -> Call:
+    x = draw.x()
+    if name == "unit_norm":
+        return Call(name, (x,), {"p": draw.number(1, 2, 2.5, math.inf), "axis": draw.axis(x), "eps": draw.eps()})
+    channel = draw.channel(x)
+    args: tuple[Any, ...] = (x,)
+    kwargs = {"channel_axis": channel}
+    if name == "local_response_norm":
+        args += (draw.groups(4) if draw.chance(0.8) else draw.pick(3, 9),)
+        kwargs |= {"alpha": draw.number(1e-4, 0, 2.0), "beta": draw.number(0.75, 0, 1), "k": draw.number(1.0, 2)}
+    else:
+        kwargs["eps"] = draw.eps()
+    if name == "spectral_norm":
+        shape = shape_of(x)
+        channels = shape[channel] if isinstance(channel, int) and -len(shape) <= channel < len(shape) else 1
+        args += (draw.parameter(x, (channels,)),)
+        kwargs["steps"] = draw.pick(junk(draw), -1) if draw.wrong() else draw.pick(0, 1, 3)
+        kwargs["steps"] = 1 if kwargs["steps"] is BIG else kwargs["steps"]  # it would take them all
     return Call(name, args, kwargs)
 
 
@@ -538,6 +563,8 @@ def expected(backend: Use, call: Call) -> list[tuple[Any, Any]]:
     if call.name == "moments":
         return [(reduced(first.shape, call.kwargs), computing(backend, first))] * 4
     y = [(first.shape, floating(backend, first))]
+    if call.name == "spectral_norm":
+        return [*y, (call.args[1].shape, call.args[1].dtype)]
     if not call.name.endswith("train"):
         return y
     stats = call.args[1]

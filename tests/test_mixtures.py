@@ -197,6 +197,17 @@ def test_pullbacks_are_differences_of_the_papers(xp, name, kind, rng):
 
 
 @each_mixture
+@pytest.mark.dtypes("float16", "bfloat16")
+def test_pullbacks_of_halves_are_rounded_once(xp, dtype, name, rng):
+    given = [xp.array(a, dtype) for a in (rng.standard_normal(SHAPE), *arguments(name, rng))]
+    dx, *_ = xp.run(gradients_of(name), *given)
+    dy, *rest = map(xp.numpy, given)
+    (right, *_) = differences(functools.partial(exact, name), [a.astype(np.float64) for a in rest], dy)
+    assert xp.dtype(dx) == dtype
+    assert_within(xp.numpy(dx), right, ulp(right, dtype) + 2e-6)
+
+
+@each_mixture
 @pytest.mark.eager
 @pytest.mark.parametrize("option", ["where", "stats"])
 def test_pullbacks_of_masked_and_given_are_differences(xp, name, option, rng):

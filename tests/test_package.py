@@ -34,7 +34,7 @@ def test_vjp_takes_the_arguments_of_the_norms(name):
 
 
 def test_every_norm_has_a_pullback():
-    norms = {name for name in anynorm.__all__ if "_norm" in name}
+    norms = {name for name in anynorm.__all__ if "norm" in name} | {"weight_standardize"}
     assert norms == set(anynorm.vjp.__all__) - {"Pullback"}
 
 
@@ -55,6 +55,12 @@ SIGNATURES = {
     "eps=1e-05, where=None, sync=None",
     "instance_norm_train": "x, stats, /, *, weight=None, bias=None, momentum=0.1, correction=1, channel_axis=1, "
     "eps=1e-05, where=None, sync=None",
+    "batch_renorm_train": "x, stats, /, *, r_max=3.0, d_max=5.0, weight=None, bias=None, momentum=0.1, correction=1, "
+    "channel_axis=1, eps=1e-05, where=None, sync=None",
+    "weight_standardize": "x, /, *, channel_axis=0, eps=1e-05",
+    "unit_norm": "x, /, *, p=2, axis=-1, eps=1e-12",
+    "local_response_norm": "x, /, size, *, alpha=0.0001, beta=0.75, k=1.0, channel_axis=1",
+    "spectral_norm": "x, u, /, *, channel_axis=0, steps=1, eps=1e-12",
     "moments": "x, /, *, axis=None, where=None, keepdims=False",
     "merge": "first, /, *others",
     "variance": "m, /, *, correction=0",
@@ -79,7 +85,10 @@ MEMORY = {
     **{norm.name: norm.call for norm in NORMS},
     "batch_norm in training": lambda x: anynorm.batch_norm_train(x, start(x)),
     "instance_norm in training": lambda x: anynorm.instance_norm_train(x, start(x)),
+    "batch_renorm in training": lambda x: anynorm.batch_renorm_train(x, start(x)),
     "batch_norm in inference": lambda x: anynorm.batch_norm(x, stats=start(x)),
+    "weight_standardize": anynorm.weight_standardize,
+    "unit_norm": anynorm.unit_norm,
     "zscore": anynorm.zscore,
 }
 

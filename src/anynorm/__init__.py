@@ -11,6 +11,7 @@ from ._mixtures import (
 )
 from ._moments import Moments, merge, moments, variance
 from ._norms import batch_norm, group_norm, instance_norm, layer_norm, rms_norm
+from ._relatives import batch_renorm_train, local_response_norm, spectral_norm, unit_norm, weight_standardize
 from ._running import (
     PopulationStats,
     RunningStats,
@@ -29,11 +30,13 @@ __all__ = [
     "batch_instance_norm_train",
     "batch_norm",
     "batch_norm_train",
+    "batch_renorm_train",
     "engine",
     "group_norm",
     "instance_norm",
     "instance_norm_train",
     "layer_norm",
+    "local_response_norm",
     "merge",
     "minmax_scale",
     "moments",
@@ -41,10 +44,13 @@ __all__ = [
     "register",
     "rms_norm",
     "running_stats",
+    "spectral_norm",
     "switchable_norm",
     "switchable_norm_train",
+    "unit_norm",
     "variance",
     "vjp",
+    "weight_standardize",
     "zscore",
 ]
 __version__ = "0.1.0"

@@ -6,16 +6,15 @@ x is read once for the statistics of its instances: they merge into those of lay
 
 from __future__ import annotations
 
-from functools import wraps
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import _engines as engines
-from ._core.arguments import dtypes, fits, kin
+from ._core.arguments import floating_of
 from ._core.call import Statistics, check_sync, prepare, statistics_of
 from ._core.libraries import reshape, shape_along, stack
 from ._core.plans import find, kind_of
 from ._core.standardize import pool, rstd, sum_to, summed, trusted
-from ._norms import Done, P, instance, returning
+from ._norms import Done, instance, performed_by
 from ._running import advance, step
 
 if TYPE_CHECKING:
@@ -197,7 +196,8 @@ def pull(call: Call, mixed: Mixed, dy: Array) -> tuple[Array | None, ...]:
     """Return the gradients of x, weight, bias and the controls, given that of the result."""
     xp, (mixture, s, _, _), parts = call.xp, mixed, mixed.parts()
     laid = mixture.laid(call)
-    wide = call._replace(x=xp.astype(call.x, call.computing, copy=False), dtype=call.computing)
+    x = xp.astype(call.x, call.computing, copy=False)
+    wide = call._replace(x=x, dtype=x.dtype)
     dy = xp.astype(dy, call.computing, copy=False)
     shown = dy if call.mask is None else xp.where(call.mask, dy, 0.0)
     scale, shift = mixture.blend.tables(xp, parts, laid, call.eps)
@@ -246,21 +246,8 @@ def mix_and_step(prepared: tuple[Step, Mixture], *, keep: bool = True) -> Done[t
     return done._replace(result=(done.result, advance(step._replace(call=call), done.statistics.batch)))
 
 
-def mixing(perform: Callable[..., Done[Any]], result: str) -> Callable[[Callable[P, Any]], Callable[P, Any]]:
-    """Make a norm of what prepares its call and its mixture."""
-
-    def decorate(make: Callable[P, Any]) -> Callable[P, Any]:
-        @wraps(make)
-        def result_of(*arguments: P.args, **keywords: P.kwargs) -> Any:
-            return perform(make(*arguments, **keywords)).result
-
-        return returning(result_of, make, perform, result)
-
-    return decorate
-
-
-norm = mixing(mix, "Array")
-training = mixing(mix_and_step, "tuple[Array, RunningStats | PopulationStats]")
+norm = performed_by(mix, "Array")
+training = performed_by(mix_and_step, "tuple[Array, RunningStats | PopulationStats]")
 
 
 def mixture_of(
@@ -269,14 +256,7 @@ def mixture_of(
     """Return a call and how it is mixed, checked."""
     xp, channels = call.xp, call.x.shape[call.layout.affine[0]]
     shape = (channels,) if blend is GATE else (3,)
-    controls = {name: kin(caller, xp, call.x, name, value) for name, value in controls.items()}
-    for name, value in controls.items():
-        if not fits(tuple(value.shape), shape):
-            message = f"{caller} needs {name} of shape {shape}: got {tuple(value.shape)}"
-            raise ValueError(message)
-        if dtypes(caller, xp, value, name)[0] != value.dtype:
-            message = f"{caller} needs {name} of a floating dtype: got {value.dtype}"
-            raise TypeError(message)
+    controls = {name: floating_of(caller, xp, call.x, name, value, shape) for name, value in controls.items()}
     check_sync(caller, sync, stats)
     batch = None
     if stats is not None:

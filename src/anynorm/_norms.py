@@ -102,6 +102,19 @@ def norm(make: Callable[P, Call]) -> Callable[P, Array]:
     return returning(result_of, make, forward, "Array")
 
 
+def performed_by(perform: Callable[..., Done[Any]], result: str) -> Callable[[Callable[P, Any]], Callable[P, Any]]:
+    """Make a norm of what prepares its call, by what performs that."""
+
+    def decorate(make: Callable[P, Any]) -> Callable[P, Any]:
+        @wraps(make)
+        def result_of(*arguments: P.args, **keywords: P.kwargs) -> Any:
+            return perform(make(*arguments, **keywords)).result
+
+        return returning(result_of, make, perform, result)
+
+    return decorate
+
+
 def returning(function: Callable[P, R], arguments: Callable[..., Any], perform: Any, result: str) -> Callable[P, R]:
     """Give a function another one's signature to show, but for what it returns, and what performs its calls."""
     function.perform = perform  # type: ignore[attr-defined]

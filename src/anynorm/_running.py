@@ -5,7 +5,6 @@ State goes in and state comes out: nothing is mutated.
 
 from __future__ import annotations
 
-from functools import wraps
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import _engines as engines
@@ -15,7 +14,7 @@ from ._core.libraries import as_array, beside, default_dtype, has_sizes, sharded
 from ._core.mean import Mean
 from ._engines import compose, normalize
 from ._moments import variance
-from ._norms import Done, P, batch, instance, returning
+from ._norms import Done, batch, instance, performed_by
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -160,14 +159,7 @@ def train(step: Step, *, keep: bool = True) -> Done[tuple[Array, RunningStats | 
     return Done((y, advance(step, s)), step.call, s)
 
 
-def training(make: Callable[P, Step]) -> Callable[P, tuple[Array, RunningStats | PopulationStats]]:
-    """Make a training form of what makes its step."""
-
-    @wraps(make)
-    def result_of(*arguments: P.args, **keywords: P.kwargs) -> tuple[Array, RunningStats | PopulationStats]:
-        return train(make(*arguments, **keywords)).result
-
-    return returning(result_of, make, train, "tuple[Array, RunningStats | PopulationStats]")
+training = performed_by(train, "tuple[Array, RunningStats | PopulationStats]")
 
 
 @training

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from . import _mixtures as mixtures
 from . import _norms as norms
+from . import _relatives as relatives
 from . import _running as running
 from ._core.arguments import dtypes, gradient_of
 from ._core.libraries import namespace_of
@@ -37,13 +38,18 @@ __all__ = [
     "batch_instance_norm_train",
     "batch_norm",
     "batch_norm_train",
+    "batch_renorm_train",
     "group_norm",
     "instance_norm",
     "instance_norm_train",
     "layer_norm",
+    "local_response_norm",
     "rms_norm",
+    "spectral_norm",
     "switchable_norm",
     "switchable_norm_train",
+    "unit_norm",
+    "weight_standardize",
 ]
 
 
@@ -622,4 +628,210 @@ def batch_instance_norm_train() -> None:
     >>> (y, stats), pullback = vjp.batch_instance_norm_train(x, anynorm.running_stats(1, like=x), np.asarray([0.5]))
     >>> [gradient.shape for gradient in pullback(y) if gradient is not None]
     [(2, 1, 2), (1,)]
+    """
+
+
+@with_pullback(relatives.batch_renorm_train)
+def batch_renorm_train() -> None:
+    r"""Return a training step of batch renormalisation and its pullback.
+
+    r and d are constants, so it is that of a :func:`batch_norm` of weight :math:`r w` and bias :math:`d w + b`:
+
+    .. math::
+
+        dx = \frac{g - \mathrm{E}_{N,S}[g] - \hat y \, \mathrm{E}_{N,S}[g \hat y]}
+                  {\sqrt{\mathrm{Var}_{N,S}[x] + \epsilon}}, \qquad g = r w \cdot dy, \qquad
+        dw = \textstyle\sum dy \cdot (r \hat y + d)
+
+    Parameters
+    ----------
+    x, stats, r_max, d_max, weight, bias, momentum, correction, channel_axis, eps, where, sync
+        As in :func:`anynorm.batch_renorm_train`.
+
+    Returns
+    -------
+    (y, stats) : array and RunningStats
+        What :func:`anynorm.batch_renorm_train` returns.
+    pullback : Pullback
+        As in :func:`layer_norm`: of dy alone, since a state has no gradient.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in :func:`anynorm.batch_renorm_train`.
+
+    See Also
+    --------
+    jax.vjp : of :func:`anynorm.batch_renorm_train` is the same.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import anynorm
+    >>> from anynorm import vjp
+    >>> x = np.asarray([[1.0, 10.0], [3.0, 30.0]])
+    >>> (y, stats), pullback = vjp.batch_renorm_train(x, anynorm.running_stats(2, like=x), d_max=1, weight=np.ones(2))
+    >>> pullback(np.ones_like(y))[1]
+    array([2., 2.])
+    """
+
+
+@with_pullback(relatives.weight_standardize)
+def weight_standardize() -> None:
+    r"""Return standardised weights and their pullback, which is that of :func:`layer_norm`.
+
+    .. math::
+
+        dx = \frac{dy - \mathrm{E}_i[dy] - y \, \mathrm{E}_i[dy \cdot y]}{\sqrt{\mathrm{Var}_i[x] + \epsilon}}
+
+    Parameters
+    ----------
+    x, channel_axis, eps
+        As in :func:`anynorm.weight_standardize`.
+
+    Returns
+    -------
+    y : array
+        What :func:`anynorm.weight_standardize` returns.
+    pullback : Pullback
+        Turns dy, of y's shape, into (dx, None, None).
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in :func:`anynorm.weight_standardize`.
+
+    See Also
+    --------
+    jax.vjp : of :func:`anynorm.weight_standardize` is the same.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from anynorm import vjp
+    >>> y, pullback = vjp.weight_standardize(np.asarray([[1.0, 1.0, 3.0, 3.0]]), eps=0)
+    >>> pullback(np.asarray([[1.0, 0.0, 0.0, 0.0]]))[0]
+    array([[ 0.5, -0.5,  0. ,  0. ]])
+    """
+
+
+@with_pullback(relatives.unit_norm)
+def unit_norm() -> None:
+    r"""Return vectors divided by their length, and their pullback.
+
+    .. math::
+
+        dx = \frac{dy - t \textstyle\sum dy \cdot y}{\lVert x \rVert_p}, \qquad
+        t = \mathrm{sign}(y)\, |y|^{p - 1}
+
+    With p infinite, t is the sign of the largest element, shared where there are several of them, and 0 elsewhere.
+    Where eps is larger than the length, it is :math:`dx = dy / \epsilon`.
+
+    Parameters
+    ----------
+    x, p, axis, eps
+        As in :func:`anynorm.unit_norm`.
+
+    Returns
+    -------
+    y : array
+        What :func:`anynorm.unit_norm` returns.
+    pullback : Pullback
+        Turns dy, of y's shape, into (dx, None, None).
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in :func:`anynorm.unit_norm`.
+
+    See Also
+    --------
+    jax.vjp : of :func:`anynorm.unit_norm` is the same.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from anynorm import vjp
+    >>> y, pullback = vjp.unit_norm(np.asarray([[0.0, 2.0]]))
+    >>> pullback(np.ones_like(y))[0]
+    array([[0.5, 0. ]])
+    """
+
+
+@with_pullback(relatives.local_response_norm)
+def local_response_norm() -> None:
+    r"""Return a local response norm and its pullback.
+
+    With :math:`s_c` for what is raised to the power of :math:`-\beta`, and c one of the n neighbours of j:
+
+    .. math::
+
+        dx_c = dy_c\, s_c^{-\beta} - \frac{2 \alpha \beta}{n}\, x_c \sum_j dy_j\, x_j\, s_j^{-\beta - 1}
+
+    Parameters
+    ----------
+    x, size, alpha, beta, k, channel_axis
+        As in :func:`anynorm.local_response_norm`.
+
+    Returns
+    -------
+    y : array
+        What :func:`anynorm.local_response_norm` returns.
+    pullback : Pullback
+        Turns dy, of y's shape, into (dx, None, None).
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in :func:`anynorm.local_response_norm`.
+
+    See Also
+    --------
+    jax.vjp : of :func:`anynorm.local_response_norm` is the same.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from anynorm import vjp
+    >>> y, pullback = vjp.local_response_norm(np.asarray([[1.0, 0.0, 0.0]]), 1, alpha=1.0, beta=1.0)
+    >>> pullback(np.ones_like(y))[0]
+    array([[0., 1., 1.]])
+    """
+
+
+@with_pullback(relatives.spectral_norm)
+def spectral_norm() -> None:
+    r"""Return weights divided by their largest singular value, and their pullback.
+
+    .. math:: dx = \frac{dy - u' v^T \textstyle\sum dy \cdot y}{\sigma}
+
+    Parameters
+    ----------
+    x, u, channel_axis, steps, eps
+        As in :func:`anynorm.spectral_norm`.
+
+    Returns
+    -------
+    (y, u) : two arrays
+        What :func:`anynorm.spectral_norm` returns.
+    pullback : Pullback
+        Turns dy, of y's shape, into (dx, None, None). A state has no gradient.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in :func:`anynorm.spectral_norm`.
+
+    See Also
+    --------
+    jax.vjp : of :func:`anynorm.spectral_norm` is the same.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from anynorm import vjp
+    >>> (y, u), pullback = vjp.spectral_norm(np.asarray([[2.0, 0.0], [0.0, 1.0]]), np.asarray([1.0, 0.0]))
+    >>> pullback(np.ones_like(y))[0]
+    array([[-0.25,  0.5 ],
+           [ 0.5 ,  0.5 ]])
     """

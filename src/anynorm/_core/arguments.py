@@ -273,6 +273,18 @@ def check_affine(caller: str, x: Array, name: str, value: Array, axes: Shape) ->
     dtypes(caller, namespace_of(value), value, name)
 
 
+def floating_of(caller: str, xp: Namespace, x: Array, name: str, value: Array, shape: Shape) -> Array:
+    """Return an array that comes with x, of one shape and a floating dtype."""
+    value = kin(caller, xp, x, name, value)
+    if not fits(tuple(value.shape), shape):
+        message = f"{caller} needs {name} of shape {shape}: got {tuple(value.shape)}"
+        raise ValueError(message)
+    if dtypes(caller, xp, value, name)[0] != value.dtype:
+        message = f"{caller} needs {name} of a floating dtype: got {value.dtype}"
+        raise TypeError(message)
+    return value
+
+
 class State(NamedTuple):
     """The mean, the variance and what the mean left of itself, of a state, laid along x's channels."""
 

@@ -419,6 +419,16 @@ def complete(xp: Namespace, total: Array) -> Array:
     return total.redistribute(placements=[Replicate() if p.is_partial() else p for p in placements])
 
 
+def constant(xp: Namespace, a: Array) -> Array:
+    """Return an array that no derivative is taken through."""
+    name = library_name(xp)
+    if name == "jax":
+        import jax
+
+        return jax.lax.stop_gradient(a)
+    return a.detach() if name == "torch" else a
+
+
 def rounded_once(xp: Namespace, a: Array) -> Array:
     """Return a product or a quotient that every consumer rounds alike: a choice keeps it out of a multiply-add."""
     return xp.where(xp.abs(a) < math.inf, a, a + a) if record(xp).rounds_anew else a
