@@ -16,6 +16,17 @@ Options that say how parameters begin, are constrained or placed are none of a p
 say which there are (``affine``, ``center``, ``use_bias``) refuse what they rule out.
 """
 
+from importlib import import_module
+from typing import Any
+
 from . import equinox, flax, haiku, keras, mlx, onnx, torch
 
-__all__ = ["equinox", "flax", "haiku", "keras", "mlx", "onnx", "torch"]
+__all__ = ["equinox", "flax", "haiku", "keras", "mlx", "onnx", "sklearn", "torch"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the one preset that needs what it is named after."""
+    if name == "sklearn":
+        return import_module(f"{__name__}.sklearn")
+    message = f"module {__name__!r} has no attribute {name!r}"
+    raise AttributeError(message)

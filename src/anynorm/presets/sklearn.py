@@ -1,0 +1,111 @@
+"""The scaler of ``sklearn.preprocessing``, which streams exactly, for arrays of any library that scikit-learn takes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from .._core.libraries import default_dtype, library_name
+from .._moments import Moments, merge, moments, variance
+from .._norms import batch_norm
+from .._running import PopulationStats
+from . import _preset as preset
+
+if TYPE_CHECKING:
+    from .._core.libraries import Array
+
+
+class StandardScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
+    r"""``sklearn.preprocessing.StandardScaler``, by moments that are merged: partial_fit loses no digits to an offset.
+
+    .. math:: z = \frac{x - \mu}{\sigma}
+
+    Parameters
+    ----------
+    with_mean, with_std : bool
+        Whether to subtract the mean, and to divide by the deviation.
+
+    Attributes
+    ----------
+    moments_ : Moments
+        Of shape (n_features,): what all the data seen amount to.
+    mean_, var_, scale_ : array
+        Of shape (n_features,). A feature that is constant has a scale of 1.
+    n_samples_seen_ : array
+        How many numbers of each feature there were: NaN is none, and stays what it is.
+
+    See Also
+    --------
+    sklearn.preprocessing.StandardScaler : takes sparse matrices and weights of samples, too.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from anynorm import presets
+    >>> x = np.asarray([[1e6], [1e6 + 1], [1e6 + 2]], dtype=np.float32)
+    >>> scaler = presets.sklearn.StandardScaler()
+    >>> for part in np.split(x, 3):
+    ...     scaler = scaler.partial_fit(part)
+    >>> scaler.transform(x).ravel()
+    array([-1.2247449,  0.       ,  1.2247449], dtype=float32)
+    """
+
+    moments_: Moments
+
+    def __init__(self, *, with_mean: bool = True, with_std: bool = True) -> None:
+        self.with_mean = with_mean
+        self.with_std = with_std
+
+    def fit(self, X: Array, y: None = None) -> StandardScaler:
+        """Take the moments of X, of shape (n_samples, n_features), in place of any from before."""
+        self.__dict__.pop("moments_", None)
+        return self.partial_fit(X)
+
+    def partial_fit(self, X: Array, y: None = None) -> StandardScaler:
+        """Merge the moments of X into those from before."""
+        x = self._checked(X, "partial_fit", reset=not hasattr(self, "moments_"))
+        m = moments(x, axis=0, where=x == x)  # noqa: PLR0124  what is not itself is NaN
+        self.moments_ = merge(self.moments_, m) if hasattr(self, "moments_") else m
+        xp = preset.library(m.mean)
+        self.mean_, self.n_samples_seen_ = self.moments_.mean, self.moments_.count
+        self.var_ = variance(self.moments_)
+        self.scale_ = xp.where(self.var_ > 0, xp.sqrt(self.var_), 1.0)
+        return self
+
+    def transform(self, X: Array) -> Array:
+        """Return X, of shape (n_samples, n_features), standardised."""
+        check_is_fitted(self)
+        x, (_, mean, _, rest) = self._checked(X, "transform"), self.moments_
+        xp = preset.library(mean)
+        var = xp.where(self.var_ > 0, self.var_, 1.0) if self.with_std else xp.ones_like(self.var_)
+        if not self.with_mean:
+            mean = rest = xp.zeros_like(mean)
+        return batch_norm(x, stats=PopulationStats(mean, var, 1, rest), channel_axis=1, eps=0)
+
+    def inverse_transform(self, X: Array) -> Array:
+        """Return what transform has made X of."""
+        check_is_fitted(self)
+        x = self._checked(X, "inverse_transform")
+        x = x * preset.library(x).astype(self.scale_, x.dtype) if self.with_std else x
+        return x + preset.library(x).astype(self.mean_, x.dtype) if self.with_mean else x
+
+    def _checked(self, x: Array, caller: str, *, reset: bool = False) -> Array:
+        """Return x as an array of real floating numbers, of the features that are known."""
+        x = validate_data(self, x, reset=reset, ensure_all_finite="allow-nan")
+        xp = preset.library(x)
+        if not reset and xp is not preset.library(self.mean_):
+            message = (
+                f"StandardScaler.{caller}() and fit() must use the same namespace: got {library_name(xp)} after "
+                f"{library_name(preset.library(self.mean_))}; convert X"
+            )
+            raise ValueError(message)
+        return x if xp.isdtype(x.dtype, "real floating") else xp.astype(x, default_dtype(xp, x, "real floating"))
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        tags.array_api_support = True
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
