@@ -376,7 +376,7 @@ SAID = {
         "2.1 (numpy), 0.084 (jax) and 1.0 (torch) times as fast, " + BEST,
     ),
     "the array with the last offset alone": (
-        [layer("numpy", 0.0, error=1.0, native_error=1.0), layer("numpy", **ERRORS)], {},
+        [layer("dask", 0.0, error=1.0, native_error=1.0), layer("numpy", **ERRORS)], {},
         "layer norm at offset 1e4 is 1,200 (numpy) times as exact " + BEST,
     ),
     "no times": ([layer("numpy", **ERRORS)], {}, "layer norm at offset 1e4 is 1,200 (numpy) times as exact " + BEST),
@@ -839,14 +839,19 @@ raise SystemExit(import_module({module!r}).main())
 
 
 def spoken(
-    renderer: str, *arguments: str, module: str = "anynorm._cli", stdout: Any = subprocess.PIPE, **environment: str
+    renderer: str,
+    *arguments: str,
+    module: str = "anynorm._cli",
+    stdout: Any = subprocess.PIPE,
+    stderr: Any = subprocess.PIPE,
+    **environment: str,
 ) -> Any:
     """Run the command, or another module's, on NumPy alone, in a process of its own."""
     hidden = [name for name in reference.LIBRARIES if name != "numpy"] + ["rich"] * (renderer == "plain")
     return subprocess.run(
         [sys.executable, "-c", SMALL.format(hidden=hidden, module=module), *arguments],
         stdout=stdout,
-        stderr=subprocess.PIPE,
+        stderr=stderr,
         env={**os.environ, "PYTHONPATH": PATH, "ANYNORM_ENGINE": "array-api", **environment},
         text=True,
         check=False,
@@ -898,3 +903,9 @@ def test_a_report_that_cannot_be_written_is_an_error_in_a_line(
         done = spoken(renderer, *arguments, module=module, stdout=full, PYTHONUNBUFFERED=unbuffered)
     said = "anynorm: cannot write the report: No space left on device\n"
     assert (done.returncode, done.stderr) == (2, said)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_where_standard_error_is_full_too_the_status_says_it() -> None:
+    with Path("/dev/full").open("w") as full:
+        assert spoken("plain", "--help", stdout=full, stderr=full).returncode == 2

@@ -48,8 +48,8 @@ what is promised:
   With --gradients all this holds of the gradient of x, by the pullbacks of
   anynorm.vjp, in units of the largest gradient. The native gradient is torch's
   or JAX's own; elsewhere the textbook's closed form.
-  No time is promised. It is the least of up to 20 calls, each until NumPy
-  has the result.
+  No time is promised. It is the least of up to 20 calls, each until NumPy has
+  the result.
   With --compiled the calls of torch and JAX are compiled, ours and the native
   ones alike, which takes some seconds; other libraries run as they do.
   Integers become each library's default float. JAX computes float64 only with
@@ -66,9 +66,9 @@ with --norm:
 exit status:
   0  every promise is kept
   1  a promise is missed
-  2  the arguments or the file are no good, there is no NumPy to measure with,
-     or the report cannot be written (that a reader such as head leaves early
-     is no error)
+  2  the arguments, the file, or ANYNORM_ENGINE or ANYNORM_NUM_THREADS in the
+     environment are no good, there is no NumPy to measure with, or the report
+     cannot be written (that a reader such as head leaves early is no error)
 
 --json prints one object:
   anynorm    the version
