@@ -102,7 +102,7 @@ def engine(name: str | None = None, /, *, threads: int | None = None) -> Iterato
         message = f"engine needs threads to be positive: got {threads}"
         raise ValueError(message)
     outer = choice()
-    inside = Choice(name or outer.name, threads or outer.threads, outer)
+    inside = Choice(name or outer.name, threads or outer.threads, _innermost.get())
     token = _innermost.set(inside)
     try:
         yield
