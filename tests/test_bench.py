@@ -429,6 +429,14 @@ def test_missing_libraries_are_said_in_a_line(
     assert "numpy has no onnxruntime: onnx is not installed" in lines
 
 
+def test_a_library_that_is_asked_for_and_missing_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing(monkeypatch, "jax")
+    said = refusal(capsys, "--library", "numpy", "--library", "jax")
+    assert f"--library needs libraries that can be used: jax is not installed ({install('jax')})" in said
+
+
 def imported(module: str, names: set[str]) -> list[str]:
     """Return which of these the import of a module imports."""
     code = f"import sys; sys.path.append({str(TESTS)!r}); import {module}; print(*{names} & set(sys.modules))"

@@ -162,13 +162,28 @@ def test_the_choice_is_of_this_thread_and_this_task_alone():
 
 def test_the_environment_chooses(monkeypatch):
     x = np.ones((2, 3))
-    monkeypatch.setattr(choice, "_from_environment", choice._from_environment.__wrapped__)  # which is read once
+    monkeypatch.setattr(choice, "_environment", choice._environment.__wrapped__)  # which is read once
     monkeypatch.setenv("ANYNORM_ENGINE", "array-api")
     assert who(anynorm.layer_norm, x) == {"array-api"}
     monkeypatch.setenv("ANYNORM_ENGINE", "cuda")
     with pytest.raises(
         ValueError, match="ANYNORM_ENGINE needs to be one of array-api, numba, jax, dask, gpu: got 'cuda'"
     ):
+        anynorm.layer_norm(x)
+
+
+@pytest.mark.eager
+@pytest.mark.parametrize("wrong", ["0", "two", "-1", "²"])
+def test_a_wrong_number_of_threads_in_the_environment_is_refused_on_every_library(xp, wrong, monkeypatch):
+    monkeypatch.setattr(choice, "_environment", choice._environment.__wrapped__)  # which is read once
+    monkeypatch.setenv("ANYNORM_NUM_THREADS", wrong)
+    x = xp.array(np.ones((2, 3), F32))  # of which no engine would take a second thread
+    refused = pytest.raises(ValueError, match=f"ANYNORM_NUM_THREADS needs to be a positive integer: got '{wrong}'")
+    with refused:
+        anynorm.layer_norm(x)
+    with refused:
+        anynorm.moments(x)
+    with refused, anynorm.engine("array-api"):
         anynorm.layer_norm(x)
 
 
@@ -398,7 +413,7 @@ def test_threads_are_limited_by_argument_and_environment(monkeypatch):
     monkeypatch.setattr(nb.config, "NUMBA_NUM_THREADS", 16)
     for name in ("ANYNORM_NUM_THREADS", "OMP_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(cores, "_asked_by_environment", cores._asked_by_environment.__wrapped__)  # which is read once
+    monkeypatch.setattr(choice, "_environment", choice._environment.__wrapped__)  # which is read once
     assert cores.allowed() == 16
     monkeypatch.setenv("OMP_NUM_THREADS", "8")
     assert cores.allowed() == 8
@@ -406,10 +421,6 @@ def test_threads_are_limited_by_argument_and_environment(monkeypatch):
     assert cores.allowed() == 5
     with anynorm.engine(threads=3):
         assert cores.allowed() == 3
-    for wrong in ("0", "two", "-1"):
-        monkeypatch.setenv("ANYNORM_NUM_THREADS", wrong)
-        with pytest.raises(ValueError, match=f"ANYNORM_NUM_THREADS needs to be a positive integer: got '{wrong}'"):
-            cores.allowed()
     monkeypatch.delenv("ANYNORM_NUM_THREADS")
     monkeypatch.setattr("multiprocessing.parent_process", object)
     assert cores.allowed() == 1

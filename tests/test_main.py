@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,7 +29,10 @@ if TYPE_CHECKING:
 
 LIBRARIES = [pytest.param(name, marks=pytest.mark.library(name)) for name in reference.LIBRARIES]
 RENDERERS = ["plain", *(["rich"] if importlib.util.find_spec("rich") else [])]
-KEYS = {"library", "norm", "offset", "dtype", "error", "bound", "native_error", "difference", "kept", "engine", "note"}
+KEYS = {
+    "library", "norm", "offset", "dtype", "error", "bound", "native_error", "difference", "kept", "engine", "seconds",
+    "native_seconds", "note",
+}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -137,7 +141,12 @@ def test_every_promise_is_kept(
 def test_json_has_the_documented_structure(only: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
     only()
     _, document = report(capsys)
-    assert set(document) == {"anynorm", "kept", "gradients", "compiled", "data", "libraries", "engines", "rows"}
+    assert set(document) == {
+        "anynorm", "kept", "summary", "gradients", "compiled", "data", "libraries", "engines", "rows",
+    }  # fmt: skip
+    assert document["summary"].startswith(
+        "Every promise is kept. On this machine anynorm's layer norm at offset 1e4 is "
+    )
     assert document["anynorm"] == anynorm.__version__
     assert document["data"] == {"file": None, "dtype": "float32", "shape": [4, 6, 5, 5], "channel_axis": 1}
     assert [library["name"] for library in document["libraries"]] == list(reference.LIBRARIES)
@@ -255,7 +264,8 @@ def test_at_an_offset_ours_has_to_be_the_better(
     assert row.kept is kept
 
 
-def test_a_native_norm_may_refuse_or_warn() -> None:
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # check has none of them reach anybody
+def test_a_native_norm_may_refuse_or_give_nan() -> None:
     def refuse(_: np.ndarray) -> np.ndarray:
         message = "no\nsecond line"
         raise ValueError(message)
@@ -264,7 +274,7 @@ def test_a_native_norm_may_refuse_or_warn() -> None:
     assert row.kept
     assert row.native_error is row.difference is None
     assert row.note == "the native norm refuses: ValueError: no"
-    assert beside(lambda x: x / (x - x), 1e4).kept  # its NaN, and its RuntimeWarning, are its own
+    assert beside(lambda x: (x - x) / (x - x), 1e4).kept  # its NaN is its own
 
 
 def test_the_bound_grows_with_results_above_8(
@@ -283,7 +293,7 @@ def test_the_bound_grows_with_results_above_8(
 
 
 @rendered
-@pytest.mark.parametrize("columns", ["80", "200", "40"])
+@pytest.mark.parametrize("columns", ["80", "200", "60", "40"])
 def test_the_table_is_aligned_and_uncut(
     columns: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -292,7 +302,7 @@ def test_the_table_is_aligned_and_uncut(
     out, err = capsys.readouterr()
     assert not err
     lines = out.splitlines()
-    assert max(map(len, lines)) <= 80
+    assert max(len(line) for line in lines if "pip install" not in line) <= 60
     assert "\x1b" not in out
     title = next(line for line in lines if line.startswith("library"))
     rows = [line for line in lines if line.rstrip().endswith("kept")]
@@ -300,13 +310,15 @@ def test_the_table_is_aligned_and_uncut(
     assert {line.index("kept") for line in rows} == {title.index("promise")}
     assert [line.split()[-6] for line in rows[::2]] == list(check.OURS)
     assert [line.split()[-5] for line in rows] == ["0", "1e4"] * 5
-    assert lines[-1] == "Every promise is kept."
+    *_, ending = out.partition("Every promise is kept.\n")
+    assert " ".join(ending.split()).startswith("On this machine anynorm's layer norm at offset 1e4 is ")
 
 
 def test_both_tables_say_the_same(
     only: Callable[..., None], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     only()
+    monkeypatch.setattr(check, "timed", lambda *_: [1.0, 2.0])
     said = []
     for renderer in RENDERERS:
         with monkeypatch.context() as patch:
@@ -331,6 +343,104 @@ def test_both_tables_say_the_same(
 )
 def test_numbers_are_short(number: float | None, text: str) -> None:
     assert findings.short(number) == text
+
+
+# ------------------------------------------------------------------------------------------------ the summary
+
+
+def layer(library: str, offset: float | None = 1e4, **numbers: Any) -> check.Row:
+    """Return what was found of layer norm, of which nothing else than this is known."""
+    return check.Row(library, "layer", offset, kept=numbers.pop("kept", True), **numbers)
+
+
+def found(*rows: check.Row, gradients: bool = False, compiled: bool = False) -> findings.Report:
+    file = "x.npy" if rows[-1].offset is None else None
+    return findings.Report(data.Data(file, "float32", (2, 3), 1, ()), gradients, compiled, [], list(rows), {})
+
+
+ERRORS, SPEEDS = {"error": 5e-7, "native_error": 6.17e-4}, {"seconds": 2.0, "native_seconds": 4.2}
+BEST = "as the library's own or the textbook's."
+SAID = {
+    "one library": (
+        [layer("numpy", **ERRORS, **SPEEDS)], {},
+        "layer norm at offset 1e4 is 1,200 (numpy) times as exact, and 2.1 (numpy) times as fast, " + BEST,
+    ),
+    "several": (
+        [
+            layer("numpy", **ERRORS, **SPEEDS),
+            layer("jax", error=4e-7, native_error=1e3, seconds=1.0, native_seconds=0.0844),
+            layer("torch", error=4e-7, native_error=3.6e-7, seconds=1.0, native_seconds=1.0),
+        ],
+        {},
+        "layer norm at offset 1e4 is 1,200 (numpy), 2,500,000,000 (jax) and 0.90 (torch) times as exact, and "
+        "2.1 (numpy), 0.084 (jax) and 1.0 (torch) times as fast, " + BEST,
+    ),
+    "the array with the last offset alone": (
+        [layer("dask", 0.0, error=1.0, native_error=1.0), layer("numpy", **ERRORS)], {},
+        "layer norm at offset 1e4 is 1,200 (numpy) times as exact " + BEST,
+    ),
+    "no times": ([layer("numpy", **ERRORS)], {}, "layer norm at offset 1e4 is 1,200 (numpy) times as exact " + BEST),
+    "an error of 0": (
+        [layer("numpy", error=0.0, native_error=1.0, **SPEEDS)], {},
+        "layer norm at offset 1e4 is 2.1 (numpy) times as fast " + BEST,
+    ),
+    "native NaN": (
+        [layer("numpy", error=5e-7, native_error=np.nan), layer("dask", **ERRORS)], {},
+        "layer norm at offset 1e4 is 1,200 (dask) times as exact " + BEST,
+    ),
+    "native infinite": ([layer("numpy", error=5e-7, native_error=np.inf)], {}, ""),
+    "no native": ([layer("numpy", error=5e-7)], {}, ""),
+    "missed": (
+        [layer("numpy", **ERRORS, **SPEEDS, kept=False), layer("dask", **ERRORS)], {},
+        "layer norm at offset 1e4 is 1,200 (dask) times as exact " + BEST,
+    ),
+    "failed": ([layer("numpy", note="failed: ...", kept=False)], {}, ""),
+    "of a file": (
+        [layer("numpy", None, **ERRORS)], {}, "layer norm of x.npy is 1,200 (numpy) times as exact " + BEST
+    ),
+    "gradients": (
+        [layer("numpy", **SPEEDS)], {"gradients": True},
+        "gradient of layer norm at offset 1e4 is 2.1 (numpy) times as fast " + BEST,
+    ),
+    "compiled": (
+        [layer("torch", **SPEEDS)], {"compiled": True},
+        "layer norm, compiled where that can be, at offset 1e4 is 2.1 (torch) times as fast " + BEST,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", SAID)
+def test_the_last_sentence_says_what_was_measured_and_no_more(case: str) -> None:
+    rows, options, said = SAID[case]
+    assert findings.comparison(found(*rows, **options)) == (f"On this machine anynorm's {said}" if said else "")
+
+
+def test_the_summary_is_the_verdict_and_the_comparison() -> None:
+    missed = layer("numpy", **ERRORS, kept=False)
+    assert json.loads(findings.as_json(found(missed)))["summary"] == "1 of 1 promises MISSED."
+    both = json.loads(findings.as_json(found(missed, layer("dask", **ERRORS))))["summary"]
+    assert both.startswith("1 of 2 promises MISSED. On this machine anynorm's layer norm ")
+
+
+def test_calls_take_turns_and_the_least_time_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, slept, ran = [0.0], {"a": iter([0.03, 0.01, *[0.02] * 50]), "b": iter([0.04] * 50)}, []
+    monkeypatch.setattr(check, "perf_counter", lambda: clock[0])
+
+    def call(name: str) -> None:
+        ran.append(name)
+        clock[0] += next(slept[name])
+
+    assert check.timed(lambda: call("a"), lambda: call("b")) == pytest.approx([0.01, 0.04])
+    assert ran == ["a", "b"] * 4  # after which 0.2 seconds are over
+    clock[0], slept["a"], slept["b"] = 0.0, iter([1.0]), iter([1.0])
+    assert check.timed(lambda: call("a"), lambda: call("b")) == [1.0, 1.0]
+
+
+def test_the_times_are_of_ours_and_of_the_native_norm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "timed", lambda mine, native: [float(mine()[0, 0, 0, 0]), float(native()[0, 0, 0, 0])])
+    monkeypatch.setitem(check.OURS, "batch", lambda x: x * 0 + 1)
+    row = beside(lambda x: x * 0 + 2, 0.0)
+    assert (row.seconds, row.native_seconds) == (1.0, 2.0)
 
 
 class Terminal(io.StringIO):
@@ -465,10 +575,11 @@ def test_the_table_of_an_input_has_one_row_a_norm(save: Callable[..., str], caps
     file = save(np.arange(24, dtype=np.uint8).reshape(2, 3, 4))
     assert cli.main(["check", "--input", file]) == 0
     out = capsys.readouterr().out
-    assert out.startswith(f"anynorm {anynorm.__version__} on {file}: uint8 (2, 3, 4), channels on axis 1\n")
+    title, _, _ = out.partition("\n\n")
+    assert " ".join(title.split()) == f"anynorm {anynorm.__version__} on {file}: uint8 (2, 3, 4), channels on axis 1"
     rows = [line.split() for line in out.splitlines() if line.rstrip().endswith("kept")]
     assert [row[-6:-4] for row in rows] == [[norm, "float64"] for norm in check.OURS]
-    assert "in float64, 1e-14" in out
+    assert "1e-14 times 1 + the largest" in out
     assert "in float32" not in out
 
 
@@ -496,6 +607,51 @@ def test_float64_at_an_offset(
     layer = document["rows"][0]
     assert layer["bound"] == pytest.approx(4 * 2.2e-16 * 1e8, rel=0.3)
     assert layer["native_error"] > 100 * layer["error"]
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize(("dtype", "spread"), [("float32", 1e25), ("float64", 1e200)])
+@pytest.mark.parametrize("options", [(), ("--gradients",)], ids=" ".join)
+def test_squares_beyond_the_dtype_are_said(
+    library: str,
+    dtype: str,
+    spread: float,
+    options: tuple[str, ...],
+    save: Callable[..., str],
+    only: Callable[..., None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    only(library)
+    x = np.random.default_rng(0).standard_normal((4, 6, 5, 5)) * spread
+    with anynorm.engine("array-api"):
+        status, document = report(capsys, "--input", save(x.astype(dtype)), *options)
+    assert status == 1
+    for row in [row for row in document["rows"] if row["library"] == library]:
+        top = np.finfo(row["dtype"])
+        said = f"x reaches {abs(x).max():.1e}, and its squares leave {top.dtype}, which ends at {top.max:.1e}"
+        assert row["note"] == f"{said}: scale x down"
+        assert not row["kept"]
+
+
+@rendered
+def test_a_limit_is_said_once_a_library(save: Callable[..., str], capsys: pytest.CaptureFixture[str]) -> None:
+    x = np.random.default_rng(0).standard_normal((4, 6, 5, 5)) * 1e25
+    with anynorm.engine("array-api"):
+        assert cli.main(["check", "--input", save(x.astype("float32"))]) == 1
+    out, err = capsys.readouterr()
+    assert not err
+    said = " ".join(out.split())
+    assert said.count("and its squares leave float32") == 1
+    assert "numpy, layer, rms, group, instance, batch: x reaches 3.9e+25" in said
+
+
+def test_a_miss_of_another_kind_is_no_limit() -> None:
+    x = np.full((2, 3, 4), 1e18, np.float32)
+    x[0, 0, 0] = 0
+    assert check.limit(np, x, x.dtype, np.full((2, 1, 1), 5e18)) is None
+    assert "leave float32" in str(check.limit(np, x, x.dtype, np.full((2, 1, 1), 6e18)))  # squared, of 12
+    assert check.limit(np, x, np.dtype("float16"), np.full((2, 1, 1), 6e4)) is None
+    assert "leave float32" in str(check.limit(np, x, x.dtype, np.full((2, 1, 1), np.nan)))  # x itself has left it
 
 
 def test_the_channels_are_moved_in_view_alone(save: Callable[..., str]) -> None:
@@ -592,12 +748,37 @@ def test_the_help_documents_every_key(only: Callable[..., None], capsys: pytest.
     assert [key for key in keys if key not in cli.DETAILS] == []
 
 
-@pytest.mark.parametrize("arguments", [[], ["nothing"], ["check", "--nothing"]])
+@pytest.mark.parametrize("arguments", [["nothing"], ["check", "--nothing"]])
 def test_other_commands_are_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
         cli.main(arguments)
     assert exit_.value.code == 2
-    assert "usage: python -m anynorm" in capsys.readouterr().err
+    assert "usage: anynorm [-h]" in capsys.readouterr().err
+
+
+def test_no_arguments_print_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([]) == 0
+    bare = capsys.readouterr()
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    assert bare == capsys.readouterr()
+    assert "check" in bare.out
+
+
+def test_the_script_is_the_command() -> None:
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    ((name, module_and_function),) = project["scripts"].items()
+    module, function = module_and_function.split(":")
+    assert name == "anynorm"
+    assert getattr(import_module(module), function) is cli.main
+
+
+@pytest.mark.parametrize("arguments", [["check"], ["check", "--norm", "anynorm:layer_norm", "--library", "numpy"]])
+@pytest.mark.parametrize("name", ["ANYNORM_NUM_THREADS", "ANYNORM_ENGINE"])
+def test_a_wrong_environment_is_refused(name: str, arguments: list[str]) -> None:
+    done = spoken("plain", *arguments, **{name: "x"})
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"error: {name} needs to be " in done.stderr
 
 
 def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -658,14 +839,19 @@ raise SystemExit(import_module({module!r}).main())
 
 
 def spoken(
-    renderer: str, *arguments: str, module: str = "anynorm._cli", stdout: Any = subprocess.PIPE, **environment: str
+    renderer: str,
+    *arguments: str,
+    module: str = "anynorm._cli",
+    stdout: Any = subprocess.PIPE,
+    stderr: Any = subprocess.PIPE,
+    **environment: str,
 ) -> Any:
     """Run the command, or another module's, on NumPy alone, in a process of its own."""
     hidden = [name for name in reference.LIBRARIES if name != "numpy"] + ["rich"] * (renderer == "plain")
     return subprocess.run(
         [sys.executable, "-c", SMALL.format(hidden=hidden, module=module), *arguments],
         stdout=stdout,
-        stderr=subprocess.PIPE,
+        stderr=stderr,
         env={**os.environ, "PYTHONPATH": PATH, "ANYNORM_ENGINE": "array-api", **environment},
         text=True,
         check=False,
@@ -717,3 +903,9 @@ def test_a_report_that_cannot_be_written_is_an_error_in_a_line(
         done = spoken(renderer, *arguments, module=module, stdout=full, PYTHONUNBUFFERED=unbuffered)
     said = "anynorm: cannot write the report: No space left on device\n"
     assert (done.returncode, done.stderr) == (2, said)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_where_standard_error_is_full_too_the_status_says_it() -> None:
+    with Path("/dev/full").open("w") as full:
+        assert spoken("plain", "--help", stdout=full, stderr=full).returncode == 2

@@ -44,7 +44,7 @@ def run(argv: Sequence[str] | None) -> int:
     try:
         checked(arguments)
         commit = None if arguments.against is None else revisions.commit_of(arguments.against)
-        libraries = [reference.find(name) for name in dict.fromkeys(arguments.library or LIBRARIES)]
+        libraries = found(arguments.library)
         cases = chosen(libraries, arguments.only, quick=arguments.quick, figured=arguments.figures)
     except ValueError as error:
         reader.error(str(error))
@@ -61,6 +61,15 @@ def run(argv: Sequence[str] | None) -> int:
     else:
         shown(results, libraries, where)
     return 0
+
+
+def found(asked: Sequence[str] | None) -> list[Found]:
+    """Return the libraries asked for, which have to be usable, or all."""
+    libraries = [reference.find(name) for name in dict.fromkeys(asked or LIBRARIES)]
+    if asked and (problems := [f"{library.name} is {library.problem}" for library in libraries if library.problem]):
+        message = f"--library needs libraries that can be used: {'; '.join(problems)}"
+        raise ValueError(message)
+    return libraries
 
 
 def chosen(libraries: Iterable[Found], only: str | None, *, quick: bool, figured: bool = False) -> list[Case]:

@@ -36,8 +36,9 @@ comparing two revisions:
 exit status:
   0  it ran: no timing decides anything, but of --against that nothing is slower
   1  with --against, something is slower by more than the noise, or fails
-  2  the arguments are no good, there is no NumPy to draw the data with, or the
-     report cannot be written (that a reader leaves early is no error)
+  2  the arguments are no good, a --library or the NumPy to draw the data with
+     is missing, or the report cannot be written (that a reader leaves early is
+     no error)
 
 --json prints one object:
   anynorm    the version

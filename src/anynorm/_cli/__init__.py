@@ -1,4 +1,4 @@
-"""python -m anynorm: what the library is worth on this machine.
+"""The command line, anynorm or python -m anynorm: what the library is worth on this machine.
 
 `check` runs every norm, or its gradient, on every array library that is installed, and sets its errors beside those of
 the native norms.
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import anynorm
 from anynorm._engines import problems
+from anynorm._engines.choice import choice
 
 from . import reference
 from .check import measure
@@ -28,8 +29,10 @@ if TYPE_CHECKING:
 CHECK = """\
 Run every norm on every array library that is installed, and print its largest
 error against float64 beside that of the library's native norm: those of
-torch.nn.functional, of flax.linen or, without Flax, of jax.nn; elsewhere the
-textbook formula in the library's own mean and variance."""
+torch.nn.functional, of flax.linen with the use_fast_variance of its default
+or, without Flax, of jax.nn; elsewhere the textbook formula,
+(x - mean(x)) / sqrt(var(x) + eps) in the library's own mean and variance.
+The last sentence says how layer norm compares."""
 
 DETAILS = """\
 what is promised:
@@ -45,6 +48,8 @@ what is promised:
   With --gradients all this holds of the gradient of x, by the pullbacks of
   anynorm.vjp, in units of the largest gradient. The native gradient is torch's
   or JAX's own; elsewhere the textbook's closed form.
+  No time is promised. It is the least of up to 20 calls, each until NumPy has
+  the result.
   With --compiled the calls of torch and JAX are compiled, ours and the native
   ones alike, which takes some seconds; other libraries run as they do.
   Integers become each library's default float. JAX computes float64 only with
@@ -61,13 +66,14 @@ with --norm:
 exit status:
   0  every promise is kept
   1  a promise is missed
-  2  the arguments or the file are no good, there is no NumPy to measure with,
-     or the report cannot be written (that a reader such as head leaves early
-     is no error)
+  2  the arguments, the file, or ANYNORM_ENGINE or ANYNORM_NUM_THREADS in the
+     environment are no good, there is no NumPy to measure with, or the report
+     cannot be written (that a reader such as head leaves early is no error)
 
 --json prints one object:
   anynorm    the version
   kept       whether every promise is kept
+  summary    the sentences that the report ends in
   gradients  whether the rows are of gradients
   compiled   whether they are of compiled calls
   data       file (null: generated), dtype, shape, channel_axis
@@ -77,19 +83,20 @@ exit status:
              wrong with it, and how to mend it
   rows       of each library, norm and array: library, norm, offset (null:
              --input), dtype (the result's), error, bound (promised for the
-             error), native_error, difference, kept, engine (that ran: "numba",
-             "gpu", "jax", "array-api"; null: code of torch's compiler), note
-             (what was raised, or null). Numbers that are not finite, or not to
-             be had, are null.
+             error), native_error, difference (between the two), kept, engine
+             (that ran: "numba", "gpu", "jax", "array-api"; null: code of
+             torch's compiler), seconds and native_seconds (that a call takes),
+             note (what was raised, or which limit x met, or null). Numbers
+             that are not finite, or not to be had, are null.
   With --norm it has norm, kept, and findings: of each library, use and kind of
   data its error, bound, native_error, kept and note, as above.
 
 examples:
-  python -m anynorm check
-  python -m anynorm check --input photographs.npy --channel-axis -1
-  python -m anynorm check --gradients --compiled
-  python -m anynorm check --norm mine:norm --as group --library torch
-  python -m anynorm check --json | python -m json.tool"""
+  anynorm check
+  anynorm check --input photographs.npy --channel-axis -1
+  anynorm check --gradients --compiled
+  anynorm check --norm mine:norm --as group --library torch
+  anynorm check --json | python -m json.tool"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -99,11 +106,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(argv: Sequence[str] | None) -> int:
     """Run a command, and return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m anynorm", description="What anynorm is worth on this machine.")
+    parser = argparse.ArgumentParser(prog="anynorm", description="What anynorm is worth on this machine.")
     parser.add_argument("--version", action="version", version=f"anynorm {anynorm.__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    add_check(commands)
+    parser.set_defaults(run=None)
+    add_check(parser.add_subparsers(title="commands", metavar="COMMAND"))
     arguments = parser.parse_args(argv)
+    if arguments.run is None:
+        parser.print_help()
+        return 0
     status: int = arguments.run(arguments)
     return status
 
@@ -130,6 +140,10 @@ def add_check(commands: Any) -> None:
 
 def run_check(arguments: argparse.Namespace, refuse: Callable[[str], NoReturn]) -> int:
     """Measure, report, and return the exit status."""
+    try:
+        choice()
+    except (ImportError, ValueError) as error:  # what the environment must not hold
+        refuse(str(error))
     if arguments.norm is not None:
         return run_check_of(arguments, refuse)
     if arguments.kind or arguments.library:
@@ -146,7 +160,7 @@ def run_check(arguments: argparse.Namespace, refuse: Callable[[str], NoReturn]) 
     arrays = [(offset, x, noise(numpy.xp, x) if arguments.gradients else None) for offset, x in data.arrays]
     jobs = [(found, norm, *array) for found in usable for norm in reference.NORMS for array in arrays]
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "anynorm runs array-API code", RuntimeWarning)  # the report has a line for it
+        warnings.simplefilter("ignore")  # the report says what has come of it
         progress = watched(jobs, lambda job: f"{job[0].name}: {job[1]} norm")
         rows = [measure(numpy.xp, *job, compiled=arguments.compiled) for job in progress]
     report = Report(data, arguments.gradients, arguments.compiled, libraries, rows, problems())

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import sys
-import warnings
 from functools import partial
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import anynorm
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 ERROR = 2e-6  # the promise for float32 data of unit spread ...
 UNIT = 8.0  # ... whose results stay below this; larger results have coarser last places
 DIFFERENCE = 1e-5  # from the native norm, at offset 0
+ROUNDS, SECONDS = 20, 0.2  # of timing: so many, or fewer once they have taken so long
 
 OURS: dict[str, Callable[..., Any]] = {
     "layer": lambda x, of=anynorm: of.layer_norm(x, axis=tuple(range(1, x.ndim)), eps=EPS),
@@ -71,18 +72,19 @@ class Row(NamedTuple):
     difference: float | None = None  # between the two
     kept: bool = False
     engine: str | None = None  # that ran
+    seconds: float | None = None  # that a call takes, until NumPy has the result
+    native_seconds: float | None = None
     note: str | None = None
 
 
 def measure(
     np: Namespace, found: Found, norm: str, offset: float | None, x: Array, dy: Array = None, *, compiled: bool = False
 ) -> Row:
-    """Run a norm, and its rival, and hold both against the oracle; with dy their gradients, in units of the largest."""
+    """Run a norm and its rival, hold both against the oracle, and time them; with dy their gradients."""
     row = Row(found.name, norm, offset)
-    given = [give(found, a) for a in (x, dy) if a is not None]
-    mine, native = partial(ours, norm), partial(reference.theirs, found, norm)
-    if compiled:
-        mine, native = (partial(quietly, reference.compiled(found, call)) for call in (mine, native))
+    original, given = x, [give(found, a) for a in (x, dy) if a is not None]
+    calls: list[Callable[..., Array]] = [partial(ours, norm), partial(reference.theirs, found, norm)]
+    mine, native = (reference.compiled(found, call) for call in calls) if compiled else calls
     try:
         with watch() as ran:
             y = take(found, np, mine(*given))
@@ -92,23 +94,50 @@ def measure(
     held = [take(found, np, a).astype(y.dtype, copy=False) for a in given]
     x, *rest = (split(norm, a) for a in held)
     exact, deviation = reference.exact(x, shared(norm, x.ndim), *rest, rms=norm == "rms")
-    unit = abs(exact).max() if rest else 1.0
+    unit = abs(exact).max() if rest else 1.0  # a gradient's errors are in units of the largest
     bound = promised(np, x, exact, deviation, unit, shared(norm, x.ndim)) / unit
     errors = abs(split(norm, y) - exact) / unit
     error, largest = float(errors.max()), abs(exact / unit).max().astype(y.dtype)
     row = row._replace(dtype=y.dtype.name, error=error, bound=float(np.max(bound)), kept=bool(np.all(errors <= bound)))
     row = row._replace(engine=" and ".join(sorted(ran)) or None)  # torch's compiler makes its own code
+    if not row.kept:
+        row = row._replace(note=limit(np, original, y.dtype, deviation))
+    given = [give(found, a) for a in held]
     try:
-        rival = take(found, np, quietly(native, *(give(found, a) for a in held)))
+        rival = take(found, np, native(*given))
     except Exception as problem:  # the native norms refuse shapes and dtypes that ours take
-        return row._replace(note=f"the native norm refuses: {say(problem)}")
+        return row._replace(note=row.note or f"the native norm refuses: {say(problem)}")
     apart = (abs(split(norm, rival) - other).max() / unit for other in (exact, split(norm, y)))
     native_error, difference = map(float, apart)
     if offset is not None:
         # Never the worse: rounding alone, one last place of the largest result, decides between two that are right.
         fair = difference <= DIFFERENCE if offset == 0 else not error > native_error + float(np.spacing(largest))
         row = row._replace(kept=row.kept and fair)
-    return row._replace(native_error=native_error, difference=difference)
+    seconds, native_seconds = timed(lambda: take(found, np, mine(*given)), lambda: take(found, np, native(*given)))
+    return row._replace(
+        native_error=native_error, difference=difference, seconds=seconds, native_seconds=native_seconds
+    )
+
+
+def timed(*calls: Callable[[], Any]) -> list[float]:
+    """Return the least seconds that each call takes, of rounds in which they take turns; all have run before."""
+    took: list[list[float]] = [[] for _ in calls]
+    start = perf_counter()
+    while not took[0] or (len(took[0]) < ROUNDS and perf_counter() - start < SECONDS):
+        for call, times in zip(calls, took, strict=True):
+            before = perf_counter()
+            call()
+            times.append(perf_counter() - before)
+    return [min(times) for times in took]
+
+
+def limit(np: Namespace, x: Array, dtype: Any, deviation: Array) -> str | None:
+    """Return which limit x met, as an array of a dtype whose slices deviate so much, if any."""
+    top = np.finfo(np.result_type(dtype, "float32"))
+    if np.all(deviation <= math.sqrt(top.max / (x.size // deviation.size))):
+        return None
+    largest = max(abs(float(x.min())), abs(float(x.max())))
+    return f"x reaches {largest:.1e}, and its squares leave {top.dtype}, which ends at {top.max:.1e}: scale x down"
 
 
 def promised(np: Namespace, x: Array, exact: Array, deviation: Array, unit: float, axes: tuple[int, ...]) -> Array:
@@ -120,10 +149,3 @@ def promised(np: Namespace, x: Array, exact: Array, deviation: Array, unit: floa
     single = ERROR * max(unit, largest / UNIT)
     # float16 is computed in float32 and rounded once.
     return single if x.dtype == "float32" else np.maximum(np.spacing(abs(exact).astype(x.dtype)), single)
-
-
-def quietly(function: Callable[..., Array], *arrays: Array) -> Array:
-    """Call what is not ours without its warnings: the table says what has come of it."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return function(*arrays)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import textwrap
 from typing import TYPE_CHECKING, NamedTuple
 
 import anynorm
@@ -13,7 +14,7 @@ from .report import MISSED, Table
 from .report import show as show_parts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from .data import Data
     from .reference import Found
@@ -44,6 +45,7 @@ def as_json(report: Report) -> str:
     document = {
         "anynorm": anynorm.__version__,
         "kept": not report.missed,
+        "summary": f"{verdict(report)} {comparison(report)}".strip(),
         "gradients": report.gradients,
         "compiled": report.compiled,
         "data": {key: getattr(data, key) for key in ("file", "dtype", "shape", "channel_axis")},
@@ -61,10 +63,60 @@ def finite(number: float | None) -> float | None:
     return number if number is not None and math.isfinite(number) else None
 
 
+WIDTH = 60  # that everything fits but paths and commands
+
+
+def wrapped(paragraphs: Iterable[str]) -> list[str]:
+    """Return the lines of paragraphs, no wider than the table is."""
+    wrap = textwrap.TextWrapper(WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False).wrap
+    return [line for paragraph in paragraphs for line in wrap(paragraph)]
+
+
 def show(report: Report) -> None:
-    """Print the report: the libraries, the table, what it means, and the verdict."""
-    verdict = f"{report.missed} of {len(report.rows)} promises MISSED." if report.missed else "Every promise is kept."
-    show_parts([heading(report), Table(table(report), RIGHT), legend(report)], verdict)
+    """Print the report: the libraries, the table, what it means, and the summary."""
+    ending = "\n".join(wrapped([verdict(report), comparison(report)]))
+    show_parts([heading(report), Table(table(report), RIGHT), wrapped(legend(report))], ending)
+
+
+def verdict(report: Report) -> str:
+    """Return whether every promise is kept."""
+    return f"{report.missed} of {len(report.rows)} promises MISSED." if report.missed else "Every promise is kept."
+
+
+def comparison(report: Report) -> str:
+    """Return how layer norm on the last array compares, where it is as promised; nothing if that is not known."""
+    offset = report.rows[-1].offset
+    rows = [row for row in report.rows if row.norm == "layer" and row.offset == offset and row.kept]
+    exact = {row.library: ratio(row.native_error, row.error) for row in rows}
+    fast = {row.library: ratio(row.native_seconds, row.seconds) for row in rows}
+    clauses = [
+        f"{listed(ratios)} times as {word}"
+        for word, ratios in (("exact", exact), ("fast", fast))
+        if any(ratios.values())
+    ]
+    if not clauses:
+        return ""
+    what = f"{'gradient of ' * report.gradients}layer norm{', compiled where that can be,' * report.compiled}"
+    where = f"of {report.data.file}" if offset is None else f"at offset {short(offset, 0)}"
+    compared = ", and ".join(clauses) + "," * (len(clauses) > 1)
+    return f"On this machine anynorm's {what} {where} is {compared} as the library's own or the textbook's."
+
+
+def ratio(native: float | None, ours: float | None) -> float | None:
+    """Return how many times as much the native norm has of something, None where that is no number."""
+    return native / ours if native and ours and math.isfinite(native / ours) else None
+
+
+def listed(ratios: Mapping[str, float | None]) -> str:
+    """Return the ratios that are known, as in 1,200 (numpy), 2.1 (jax) and 0.70 (torch)."""
+    *first, last = [f"{times(number)} ({library})" for library, number in ratios.items() if number]
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def times(number: float) -> str:
+    """Return a ratio in two digits."""
+    rounded = float(f"{number:.1e}")
+    return f"{rounded:,.0f}" if rounded >= 10 else f"{rounded:#.2g}"
 
 
 def heading(report: Report) -> list[str]:
@@ -76,7 +128,8 @@ def heading(report: Report) -> list[str]:
     width = max(len(found.version or "") for found in report.libraries)
     libraries = [f"{found.name:<7}{state(found, width)}" for found in report.libraries]
     engines = [f"engine {name}: {problem}" for name, problem in report.engines.items()]
-    return [title, "", *libraries, "", f"run by: {', '.join(run_by(report.rows))}", *engines]
+    ran = f"run by: {', '.join(run_by(report.rows))}"
+    return [*wrapped([title]), "", *libraries, "", *wrapped([ran]), *engines]
 
 
 def run_by(rows: list[Row]) -> Iterator[str]:
@@ -92,14 +145,15 @@ def state(found: Found, width: int) -> str:
 
 def table(report: Report) -> list[tuple[str, ...]]:
     """Return the cells, the titles first; what a row shares with the row above it is left blank."""
-    array = "input as" if report.data.file else "offset"
-    cells: list[tuple[str, ...]] = [("library", "norm", array, "error", "native's error", "difference", "promise")]
+    array = "dtype" if report.data.file else "offset"
+    cells: list[tuple[str, ...]] = [("library", "norm", array, "error", "native", "speed", "promise")]
     above = Row("", "", None)
     for row in report.rows:
         same = row.library == above.library
         name, norm = "" if same else row.library, "" if same and row.norm == above.norm else row.norm
         array = row.dtype or "-" if row.offset is None else short(row.offset, 0)
-        numbers = (short(number) for number in (row.error, row.native_error, row.difference))
+        speed = ratio(row.native_seconds, row.seconds)
+        numbers = short(row.error), short(row.native_error), f"{times(speed)}x" if speed else "-"
         cells.append((name, norm, array, *numbers, "kept" if row.kept else MISSED))
         above = row
     return cells
@@ -117,31 +171,35 @@ def short(number: float | None, decimals: int = 1) -> str:
 
 
 PROMISES = {
-    "float16": "in float16, one last place of the result",
-    "float32": f"in float32, {short(ERROR, 0)}, times the largest result / {UNIT:g} where that is above 1",
-    "float64": "in float64, 1e-14 times 1 + the largest result, or four last places of x",
+    "float16": "one last place of the result in float16",
+    "float32": f"{short(ERROR, 0)} in float32, times the largest result / {UNIT:g} where that is above 1",
+    "float64": "1e-14 times 1 + the largest result in float64, or four last places of x",
 }
 GRADIENT_PROMISES = {
-    "float16": f"in float16, one last place of the gradient, or {short(ERROR, 0)}",
-    "float32": f"in float32, {short(ERROR, 0)}",
-    "float64": "in float64, 2e-14, or four last places of x",
+    "float16": f"one last place of the gradient in float16, or {short(ERROR, 0)}",
+    "float32": f"{short(ERROR, 0)} in float32",
+    "float64": "2e-14 in float64, or four last places of x",
 }
 
 
 def legend(report: Report) -> list[str]:
     """Return what the columns mean, what is promised, and what went wrong."""
-    lines = ["Errors: the largest distances from float64. Difference: between the two norms."]
+    lines = ["Error: the largest distance from float64. Native: that of the norm beside the library."]
+    lines += ["Speed: the native norm's time over ours."]
     if report.gradients:
-        lines += ["Both are of the gradient of x, in units of the largest. The native one is by the library's own"]
-        lines += ["differentiation; where there is none, by the textbook's closed form."]
+        lines += [
+            "All is of the gradient of x, the errors in units of the largest. The native one is by the library's own"
+        ]
+        lines[-1] += " differentiation; where there is none, by the textbook's closed form."
     if report.data.file:
         dtypes = sorted({row.dtype for row in report.rows if row.dtype})
         promises = GRADIENT_PROMISES if report.gradients else PROMISES
-        lines += ["Promised: an error of at most", *(f"  {promises[dtype]}" for dtype in dtypes)]
+        lines += [f"Promised: an error of at most {promises[dtype]}." for dtype in dtypes]
     else:
-        error, difference = short(ERROR, 0), short(DIFFERENCE, 0)
-        lines += [f"Promised: an error of at most {error}; a difference of at most {difference} at offset 0;"]
-        lines += ["at other offsets, never the worse of the two by more than a last place."]
+        lines += [
+            f"Promised: an error of at most {short(ERROR, 0)}; at offset 0 at most {short(DIFFERENCE, 0)} from the"
+        ]
+        lines[-1] += " native norm; at other offsets never the worse of the two by more than a last place."
     return lines + notes(report.rows)
 
 

@@ -248,13 +248,13 @@ def rivals_of(name: str, xp: Namespace) -> tuple[str, Mapping[str, Norm]]:
         return "torch.nn.functional", of_any_shape(partial(torch_norm, xp.nn.functional))
     lines = of_any_shape(partial(textbook, xp))
     if name != "jax":
-        return "the textbook's (x - mean(x)) / sqrt(var(x) + eps)", lines
+        return "the textbook formula", lines
     try:
         nn, version = import_module("flax.linen"), import_module("flax").__version__
     except Exception:  # Flax is not asked for: missing or broken, JAX does without
         layer = partial(jax_layer_norm, import_module("jax").nn)
-        return "jax.nn.standardize in layer norm, else the textbook", {**lines, "layer": layer}
-    return f"flax.linen {version} (by default use_fast_variance)", of_any_shape(partial(flax_norm, nn))
+        return "jax.nn.standardize, else textbook", {**lines, "layer": layer}
+    return f"flax.linen {version}", of_any_shape(partial(flax_norm, nn))
 
 
 def of_any_shape(make: Callable[[str, Sequence[int]], Norm]) -> dict[str, Norm]:

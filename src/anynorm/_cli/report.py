@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -60,8 +60,7 @@ def show_rich(parts: Sequence[list[str] | Table], verdict: str, bad: str) -> Non
     """Print with Rich."""
     # What is printed is held until the command ends; the colours are those of where it goes then. [torch] is no markup.
     console = import_module("rich.console").Console(file=sys.__stdout__, highlight=False, markup=False)
-    widths = [part.width + len(part.widths) for part in parts if isinstance(part, Table)]  # Rich has three blanks
-    console.width = max(console.width, 80, *widths)  # narrower, the cells would be cut
+    console.width = max(console.width, *(part.width for part in parts if isinstance(part, Table)))  # no cell is cut
     with console.capture() as said:
         for part in parts:
             if isinstance(part, Table):
@@ -76,7 +75,7 @@ def show_rich(parts: Sequence[list[str] | Table], verdict: str, bad: str) -> Non
 def grid(table: Table, bad: str) -> Any:
     """Return a table as Rich's, with a gap above every row whose first cell says something."""
     box, rich_table, text = (import_module(f"rich.{name}") for name in ("box", "table", "text"))
-    rows = rich_table.Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    rows = rich_table.Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), pad_edge=False)
     for i, title in enumerate(table.cells[0]):
         rows.add_column(title, justify="right" if i in table.right else "left", no_wrap=True)
     for row in table.cells[1:]:
@@ -103,7 +102,8 @@ def write(text: str) -> None:
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python tries to write it again as it ends
         if not isinstance(error, BrokenPipeError):
-            print(f"anynorm: cannot write the report: {error.strerror}", file=sys.stderr)
+            with suppress(OSError):  # standard error may be full, too
+                print(f"anynorm: cannot write the report: {error.strerror}", file=sys.stderr)
             raise SystemExit(2) from None
 
 

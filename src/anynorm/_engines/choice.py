@@ -31,7 +31,7 @@ _MODULES = {  # of each, by library
 
 
 class Choice:
-    """What a block chose: an engine and a number of threads, each None where it is left open."""
+    """What a block or the environment chose: an engine and a number of threads, each None where it is left open."""
 
     __slots__ = ("closed", "name", "outer", "threads")
 
@@ -39,17 +39,29 @@ class Choice:
         self.name, self.threads, self.outer, self.closed = name, threads, outer, False
 
 
-_innermost: ContextVar[Choice] = ContextVar("anynorm_engine", default=Choice(None, None, None))  # noqa: B039
+_innermost: ContextVar[Choice | None] = ContextVar("anynorm_engine", default=None)
 _watched: ContextVar[set[str] | None] = ContextVar("anynorm_watched", default=None)
 _pooled: ContextVar[bool] = ContextVar("anynorm_pooled", default=False)
 
 
 def choice() -> Choice:
-    """Return what the innermost open block of this thread or task chose."""
+    """Return what the innermost open block of this thread or task chose, and the environment outside of all."""
     found = _innermost.get()
-    while found.closed and found.outer is not None:
+    while found is not None and found.closed:
         found = found.outer
-    return found
+    return _environment() if found is None else found
+
+
+@cache
+def _environment() -> Choice:
+    """Return what the environment chooses, which is read once; what it must not hold is refused in every call."""
+    name, threads = (os.environ.get(f"ANYNORM_{what}") or None for what in ("ENGINE", "NUM_THREADS"))
+    if name is not None:
+        _check(name, "ANYNORM_ENGINE")
+    if threads is not None and not (threads.isdecimal() and int(threads)):
+        message = f"ANYNORM_NUM_THREADS needs to be a positive integer: got {threads!r}"
+        raise ValueError(message)
+    return Choice(name, None if threads is None else int(threads), None)
 
 
 @contextmanager
@@ -62,15 +74,15 @@ def engine(name: str | None = None, /, *, threads: int | None = None) -> Iterato
         "array-api" for the code written in the array API standard, which everything else is measured against; or
         "numba", "jax", "dask" or "gpu" for that engine, where it serves x's library. An engine may refuse a call, which
         array-API code then takes. Without a name it is chosen by x's library, and by the environment variable
-        ANYNORM_ENGINE, which is read once.
+        ANYNORM_ENGINE.
     threads : int, optional
         The most threads that a call may use; without it ANYNORM_NUM_THREADS says so, or else they are as many as the
-        process has cores, and one in a process of a pool.
+        process has cores, and one in a process of a pool. The environment is read once.
 
     Raises
     ------
     ValueError
-        There is no such engine, or threads is not positive.
+        There is no such engine, or threads is not positive; so every call says of what the environment holds.
     ImportError
         The engine is not installed (then it is a ModuleNotFoundError), or cannot be imported. Without a name that is no
         error: array-API code runs in its place, and where the engine is installed but broken, a RuntimeWarning says so.
@@ -90,7 +102,7 @@ def engine(name: str | None = None, /, *, threads: int | None = None) -> Iterato
         message = f"engine needs threads to be positive: got {threads}"
         raise ValueError(message)
     outer = choice()
-    inside = Choice(name or outer.name, threads or outer.threads, outer)
+    inside = Choice(name or outer.name, threads or outer.threads, _innermost.get())
     token = _innermost.set(inside)
     try:
         yield
@@ -188,7 +200,7 @@ def report(name: str, error: Exception) -> None:
 
 def chosen(library: str) -> tuple[tuple[str, ModuleType], ...]:
     """Return the engines for a library, each with its module: the first that takes a call runs it."""
-    return _chosen(library, choice().name or _from_environment())
+    return _chosen(library, choice().name)
 
 
 @cache
@@ -202,14 +214,6 @@ def _chosen(library: str, asked: str | None) -> tuple[tuple[str, ModuleType], ..
             else:
                 found.append((name, loaded))
     return tuple(found)
-
-
-@cache
-def _from_environment() -> str | None:
-    asked = os.environ.get("ANYNORM_ENGINE") or None
-    if asked is not None:
-        _check(asked, "ANYNORM_ENGINE")
-    return asked
 
 
 def ask(library: str, work: str, *arguments: Any, **keywords: Any) -> Any:

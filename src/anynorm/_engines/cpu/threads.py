@@ -36,21 +36,12 @@ def allowed() -> int:
     """Return how many threads a call may use: one beside the calls of a pool, which has the cores already."""
     if _forked:
         return 1
-    asked = choice().threads or _asked_by_environment()
+    asked = choice().threads
     if asked is None and is_beside_others():
         return 1
     openmp = os.environ.get("OMP_NUM_THREADS", "")  # may be a list, one number a level
     limits = (asked, int(openmp) if openmp.isdigit() else None, numba.config.NUMBA_NUM_THREADS)
     return max(1, min(n for n in limits if n is not None))
-
-
-@cache
-def _asked_by_environment() -> int | None:
-    value = os.environ.get("ANYNORM_NUM_THREADS") or None
-    if value is not None and not (value.isdigit() and int(value)):
-        message = f"ANYNORM_NUM_THREADS needs to be a positive integer: got {value!r}"
-        raise ValueError(message)
-    return None if value is None else int(value)
 
 
 ALONE = nullcontext(1)
