@@ -132,7 +132,7 @@ def layer_norm() -> None:
     .. math::
 
         dx = \frac{g - \mathrm{E}[g] - \hat y \, \mathrm{E}[g \hat y]}{\sqrt{\mathrm{Var}[x] + \epsilon}}, \qquad
-        dw = \textstyle\sum dy \cdot \hat y, \qquad db = \textstyle\sum dy
+        dw = \sum dy \cdot \hat y, \qquad db = \sum dy
 
     Parameters
     ----------
@@ -182,7 +182,7 @@ def rms_norm() -> None:
     .. math::
 
         dx = \frac{g - \hat y \, \mathrm{E}[g \hat y]}{\sqrt{\mathrm{E}[x^2] + \epsilon}}, \qquad
-        dw = \textstyle\sum dy \cdot \hat y, \qquad db = \textstyle\sum dy
+        dw = \sum dy \cdot \hat y, \qquad db = \sum dy
 
     Parameters
     ----------
