@@ -60,7 +60,9 @@ myst_heading_anchors = 3
 copybutton_prompt_text = r">>> |\.\.\. "
 copybutton_prompt_is_regexp = True
 
-doctest_default_flags = doctest.ELLIPSIS
+doctest_default_flags = (
+    doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+)  # long messages are wrapped
 
 plot_formats = ["svg"]
 plot_html_show_formats = plot_html_show_source_link = False
@@ -87,13 +89,17 @@ def inventories(folder: Path) -> dict[str, tuple[str, str]]:
         file = folder / f"{library}.inv"
         try:
             if not file.exists():
-                with urllib.request.urlopen(f"{address}objects.inv", timeout=3) as answer:
+                with urllib.request.urlopen(
+                    f"{address}objects.inv", timeout=3
+                ) as answer:
                     file.write_bytes(answer.read())
         except OSError as error:
             logger.info("no links to other libraries' pages: %s: %s", address, error)
             break
     return {
-        name: (DOCUMENTATION[name], str(file)) for name in DOCUMENTATION if (file := folder / f"{name}.inv").exists()
+        name: (DOCUMENTATION[name], str(file))
+        for name in DOCUMENTATION
+        if (file := folder / f"{name}.inv").exists()
     }
 
 
@@ -110,7 +116,9 @@ def visit_math(translator: HTML5Translator, node: nodes.math) -> None:
 
 def visit_math_block(translator: HTML5Translator, node: nodes.math_block) -> None:
     """Write a formula of its own lines."""
-    translator.body.append(f'<div class="math">{tex2mathml(node.astext(), as_block=True)}</div>')
+    translator.body.append(
+        f'<div class="math">{tex2mathml(node.astext(), as_block=True)}</div>'
+    )
     raise nodes.SkipNode
 
 
@@ -125,7 +133,13 @@ def join_chinese_lines(app: Sphinx, document: nodes.document) -> None:
                 text.parent.remove(text)
 
 
-def say_language(_: Sphinx, page: str, _template: str, context: dict[str, Any], _document: nodes.document) -> None:
+def say_language(
+    _: Sphinx,
+    page: str,
+    _template: str,
+    context: dict[str, Any],
+    _document: nodes.document,
+) -> None:
     """Tell browsers that a page is in Chinese, so that they choose its fonts."""
     if page.startswith("zh/"):
         context["language"] = "zh-CN"

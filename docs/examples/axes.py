@@ -28,8 +28,12 @@ FIRST = {  # channels first: (N, C, H, W)
 LAST = {  # channels last: (N, H, W, C)
     "batch_norm(x,\nchannel_axis=-1)": lambda x: anynorm.batch_norm(x, channel_axis=-1),
     "layer_norm(x)": anynorm.layer_norm,
-    "instance_norm(x,\nchannel_axis=-1)": lambda x: anynorm.instance_norm(x, channel_axis=-1),
-    "group_norm(x, 2,\nchannel_axis=-1)": lambda x: anynorm.group_norm(x, GROUPS, channel_axis=-1),
+    "instance_norm(x,\nchannel_axis=-1)": lambda x: anynorm.instance_norm(
+        x, channel_axis=-1
+    ),
+    "group_norm(x, 2,\nchannel_axis=-1)": lambda x: anynorm.group_norm(
+        x, GROUPS, channel_axis=-1
+    ),
     "rms_norm(x)": anynorm.rms_norm,
 }
 
@@ -55,14 +59,30 @@ def draw(axes, box):
     rows = box.shape[2]
     faces = (
         ("front", box[0].T, lambda i, j: square((j, i), (1, 0), (0, 1))),
-        ("top", box[:, :, -1], lambda i, j: square((j, rows) + i * SLANT, (1, 0), SLANT)),
-        ("side", box[:, -1, :].T, lambda i, j: square((C, i) + j * SLANT, SLANT, (0, 1))),
+        (
+            "top",
+            box[:, :, -1],
+            lambda i, j: square((j, rows) + i * SLANT, (1, 0), SLANT),
+        ),
+        (
+            "side",
+            box[:, -1, :].T,
+            lambda i, j: square((C, i) + j * SLANT, SLANT, (0, 1)),
+        ),
     )
     for name, cells, corners in faces:
         places = [corners(i, j) for i, j in np.ndindex(*cells.shape)]
-        colours = [shade(BLUE if shared else PALE, SHADES[name]) for shared in cells.flat]
-        axes.add_collection(PolyCollection(places, facecolors=colours, edgecolors="white", linewidths=0.8))
-    axes.set(xlim=(-1, C + N * SLANT[0]), ylim=(-0.9, rows + N * SLANT[1]), aspect="equal")
+        colours = [
+            shade(BLUE if shared else PALE, SHADES[name]) for shared in cells.flat
+        ]
+        axes.add_collection(
+            PolyCollection(
+                places, facecolors=colours, edgecolors="white", linewidths=0.8
+            )
+        )
+    axes.set(
+        xlim=(-1, C + N * SLANT[0]), ylim=(-0.9, rows + N * SLANT[1]), aspect="equal"
+    )
     axes.axis("off")
 
 
@@ -89,14 +109,30 @@ def figure():
     whole = plt.figure(figsize=(10, 4.3), layout="constrained")
     above, below = whole.subfigures(2)
     # The same element twice, at a corner that is seen.
-    draw_row(above, "x of shape (N, C, H, W)", FIRST, (N, C, H, W), 1, (0, C - 1, H - 1, W - 1))
-    draw_row(below, "x of shape (N, H, W, C)", LAST, (N, H, W, C), -1, (0, H - 1, W - 1, C - 1))
+    draw_row(
+        above,
+        "x of shape (N, C, H, W)",
+        FIRST,
+        (N, C, H, W),
+        1,
+        (0, C - 1, H - 1, W - 1),
+    )
+    draw_row(
+        below,
+        "x of shape (N, H, W, C)",
+        LAST,
+        (N, H, W, C),
+        -1,
+        (0, H - 1, W - 1, C - 1),
+    )
     return whole
 
 
 def draw_row(row, title, norms, shape, channel_axis, element):
     row.suptitle(title, fontsize=10, color=INK, x=0.01, ha="left")
-    for axes, (call, norm) in zip(row.subplots(1, len(norms)), norms.items(), strict=True):
+    for axes, (call, norm) in zip(
+        row.subplots(1, len(norms)), norms.items(), strict=True
+    ):
         draw(axes, boxed(sharing(norm, shape, element), channel_axis))
         label(axes)
         axes.set_title(call, fontsize=8, family="monospace", color=INK)
@@ -105,5 +141,8 @@ def draw_row(row, title, norms, shape, channel_axis, element):
 if __name__ == "__main__":
     figure()
     if sys.argv[1:]:
-        plt.rcParams |= {"svg.hashsalt": "axes", "svg.fonttype": "none"}  # the same file every time
+        plt.rcParams |= {
+            "svg.hashsalt": "axes",
+            "svg.fonttype": "none",
+        }  # the same file every time
         plt.savefig(sys.argv[1], metadata={"Date": None})

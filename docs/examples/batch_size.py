@@ -22,7 +22,10 @@ WIDTH, GROUPS, TRAIN = 64, 4, 1200
 
 def measure():
     """Return the test errors in per cent: by norm, batch size and seed."""
-    return {name: {size: [error(name, size, seed) for seed in SEEDS] for size in SIZES} for name in ("batch", "group")}
+    return {
+        name: {size: [error(name, size, seed) for seed in SEEDS] for size in SIZES}
+        for name in ("batch", "group")
+    }
 
 
 def error(name, size, seed):
@@ -32,13 +35,25 @@ def error(name, size, seed):
 
     images, labels = load_digits(return_X_y=True)
     order = np.random.default_rng(seed).permutation(len(images))
-    x, labels = torch.tensor(images[order] / 16, dtype=torch.float32), torch.tensor(labels[order])
+    x, labels = (
+        torch.tensor(images[order] / 16, dtype=torch.float32),
+        torch.tensor(labels[order]),
+    )
 
     generator = torch.Generator().manual_seed(seed)
-    first, second, last = (torch.randn(64, n, generator=generator) / 8 for n in (WIDTH, WIDTH, 10))
-    affines = [{"weight": torch.ones(WIDTH), "bias": torch.zeros(WIDTH)} for _ in range(2)]
+    first, second, last = (
+        torch.randn(64, n, generator=generator) / 8 for n in (WIDTH, WIDTH, 10)
+    )
+    affines = [
+        {"weight": torch.ones(WIDTH), "bias": torch.zeros(WIDTH)} for _ in range(2)
+    ]
     states = [anynorm.running_stats(WIDTH, like=x) for _ in range(2)]
-    parameters = [first, second, last, *(a for affine in affines for a in affine.values())]
+    parameters = [
+        first,
+        second,
+        last,
+        *(a for affine in affines for a in affine.values()),
+    ]
     for a in parameters:
         a.requires_grad_()
 
@@ -63,7 +78,9 @@ def error(name, size, seed):
     for _ in range(EPOCHS):
         for chosen in torch.randperm(TRAIN, generator=generator).split(size):
             optimiser.zero_grad()
-            torch.nn.functional.cross_entropy(logits(x[chosen], training=True), labels[chosen]).backward()
+            torch.nn.functional.cross_entropy(
+                logits(x[chosen], training=True), labels[chosen]
+            ).backward()
             optimiser.step()
         schedule.step()
     with torch.no_grad():
@@ -77,7 +94,9 @@ def draw(errors):
     for (name, by_size), marker in zip(errors.items(), "os", strict=True):
         values = np.asarray(list(by_size.values()))
         places = np.arange(len(values))
-        axes.plot(places, np.median(values, axis=1), marker=marker, label=f"{name} norm")
+        axes.plot(
+            places, np.median(values, axis=1), marker=marker, label=f"{name} norm"
+        )
         axes.fill_between(places, values.min(axis=1), values.max(axis=1), alpha=0.2)
     axes.set_xticks(places, list(by_size))
     axes.set(xlabel="batch size", ylabel="test error, per cent", ylim=(0, None))

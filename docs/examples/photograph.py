@@ -8,14 +8,20 @@ from sklearn.datasets import load_sample_images
 
 import anynorm
 
-x = np.stack(load_sample_images().images)[:, ::2, ::2]  # bytes of shape (2, 214, 320, 3)
+x = np.stack(load_sample_images().images)[
+    :, ::2, ::2
+]  # bytes of shape (2, 214, 320, 3)
 x[1] = x[1] // 3 + 20  # the second is underexposed
 PANELS = {
     "as they are": x,
     "minmax_scale(x, axis=None)": anynorm.minmax_scale(x, axis=None),
     "batch_norm": anynorm.batch_norm(x, channel_axis=-1),
-    "layer_norm, axis=(1, 2, 3)\nand group_norm of one group": anynorm.layer_norm(x, axis=(1, 2, 3)),
-    "instance_norm\nand group_norm of three groups": anynorm.instance_norm(x, channel_axis=-1),
+    "layer_norm, axis=(1, 2, 3)\nand group_norm of one group": anynorm.layer_norm(
+        x, axis=(1, 2, 3)
+    ),
+    "instance_norm\nand group_norm of three groups": anynorm.instance_norm(
+        x, channel_axis=-1
+    ),
     "rms_norm, axis=(1, 2, 3)": anynorm.rms_norm(x, axis=(1, 2, 3)),
     "layer_norm, axis=-1": anynorm.layer_norm(x),
     "rms_norm, axis=-1": anynorm.rms_norm(x),

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class RunningStats(NamedTuple):
-    """The state of batch or instance norm: a mean and a variance a channel, and how many batches they have seen.
+    """The state of batch or instance norm: a mean and a variance per channel, and how many batches they saw.
 
     mean and var have shape (C,). A pytree in JAX and PyTorch.
     """
