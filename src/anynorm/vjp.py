@@ -165,7 +165,9 @@ def layer_norm() -> None:
     --------
     >>> import numpy as np
     >>> from anynorm import vjp
-    >>> y, pullback = vjp.layer_norm(np.asarray([[1.0, 3.0], [10.0, 30.0]]), np.asarray([1.0, 2.0]), eps=0)
+    >>> y, pullback = vjp.layer_norm(
+    ...     np.asarray([[1.0, 3.0], [10.0, 30.0]]), np.asarray([1.0, 2.0]), eps=0
+    ... )
     >>> dx, dweight, dbias = pullback(np.asarray([[1.0, 0.0], [0.0, 1.0]]))
     >>> dx, dweight, dbias
     (array([[0., 0.],
@@ -298,7 +300,9 @@ def instance_norm() -> None:
     >>> import anynorm
     >>> from anynorm import vjp
     >>> stats = anynorm.RunningStats(np.asarray([2.0]), np.asarray([4.0]))
-    >>> y, pullback = vjp.instance_norm(np.asarray([[[2.0, 6.0]]]), stats=stats, weight=np.ones(1), eps=0)
+    >>> y, pullback = vjp.instance_norm(
+    ...     np.asarray([[[2.0, 6.0]]]), stats=stats, weight=np.ones(1), eps=0
+    ... )
     >>> pullback(np.asarray([[[1.0, 3.0]]]))
     (array([[[0.5, 1.5]]]), array([6.]), None)
     """
@@ -347,7 +351,9 @@ def batch_norm() -> None:
     --------
     >>> import numpy as np
     >>> from anynorm import vjp
-    >>> y, pullback = vjp.batch_norm(np.asarray([[1.0], [1.0], [3.0], [3.0]]), weight=np.ones(1), eps=0)
+    >>> y, pullback = vjp.batch_norm(
+    ...     np.asarray([[1.0], [1.0], [3.0], [3.0]]), weight=np.ones(1), eps=0
+    ... )
     >>> dx, dweight, dbias = pullback(np.asarray([[1.0], [0.0], [0.0], [0.0]]))
     >>> dx.T, dweight
     (array([[ 0.5, -0.5,  0. ,  0. ]]), array([-1.]))
@@ -390,7 +396,9 @@ def batch_norm_train() -> None:
     >>> import anynorm
     >>> from anynorm import vjp
     >>> x = np.asarray([[1.0, 10.0], [3.0, 30.0]])
-    >>> (y, stats), pullback = vjp.batch_norm_train(x, anynorm.running_stats(2, like=x), bias=np.zeros(2))
+    >>> (y, stats), pullback = vjp.batch_norm_train(
+    ...     x, anynorm.running_stats(2, like=x), bias=np.zeros(2)
+    ... )
     >>> pullback(np.ones_like(y))
     (array([[0., 0.],
            [0., 0.]]), None, array([2., 2.]))
@@ -433,7 +441,9 @@ def instance_norm_train() -> None:
     >>> import anynorm
     >>> from anynorm import vjp
     >>> x = np.asarray([[[1.0, 3.0]], [[10.0, 30.0]]])
-    >>> (y, stats), pullback = vjp.instance_norm_train(x, anynorm.running_stats(1, like=x), weight=np.ones(1), eps=0)
+    >>> (y, stats), pullback = vjp.instance_norm_train(
+    ...     x, anynorm.running_stats(1, like=x), weight=np.ones(1), eps=0
+    ... )
     >>> pullback(y)[1]
     array([4.])
     """
@@ -526,7 +536,9 @@ def switchable_norm_train() -> None:
     >>> import anynorm
     >>> from anynorm import vjp
     >>> x = np.asarray([[[1.0, 3.0]], [[5.0, 7.0]]])
-    >>> (y, stats), pullback = vjp.switchable_norm_train(x, anynorm.running_stats(1, like=x), np.zeros(3), np.zeros(3))
+    >>> (y, stats), pullback = vjp.switchable_norm_train(
+    ...     x, anynorm.running_stats(1, like=x), np.zeros(3), np.zeros(3)
+    ... )
     >>> [gradient.shape for gradient in pullback(y) if gradient is not None]
     [(2, 1, 2), (3,), (3,)]
     """
@@ -619,7 +631,9 @@ def batch_instance_norm_train() -> None:
     >>> import anynorm
     >>> from anynorm import vjp
     >>> x = np.asarray([[[1.0, 3.0]], [[5.0, 7.0]]])
-    >>> (y, stats), pullback = vjp.batch_instance_norm_train(x, anynorm.running_stats(1, like=x), np.asarray([0.5]))
+    >>> (y, stats), pullback = vjp.batch_instance_norm_train(
+    ...     x, anynorm.running_stats(1, like=x), np.asarray([0.5])
+    ... )
     >>> [gradient.shape for gradient in pullback(y) if gradient is not None]
     [(2, 1, 2), (1,)]
     """
