@@ -9,7 +9,10 @@ from anynorm import vjp
 
 SHAPE, GROUPS, EPS, BOUND = (8, 6, 10, 12), 3, 1e-5, 2e-6
 NORMS = {  # each with the axes that share statistics, in x with its channels split into groups
-    "layer_norm": (lambda of, x, **k: of.layer_norm(x, axis=(1, 2, 3), **k), (1, 2, 3, 4)),
+    "layer_norm": (
+        lambda of, x, **k: of.layer_norm(x, axis=(1, 2, 3), **k),
+        (1, 2, 3, 4),
+    ),
     "rms_norm": (lambda of, x, **k: of.rms_norm(x, axis=(1, 2, 3), **k), (1, 2, 3, 4)),
     "group_norm": (lambda of, x, **k: of.group_norm(x, GROUPS, **k), (2, 3, 4)),
     "instance_norm": (lambda of, x, **k: of.instance_norm(x, **k), (3, 4)),
@@ -51,20 +54,42 @@ def check(to_array, to_numpy, gradient=None):
             y, dx = exact(name, x, dy)
             expected = [y, dx, y]
             if gradient is not None:
-                got.append(gradient(lambda a, norm=norm: norm(anynorm, a), to_array(x), to_array(dy)))
+                got.append(
+                    gradient(
+                        lambda a, norm=norm: norm(anynorm, a), to_array(x), to_array(dy)
+                    )
+                )
                 expected.append(dx)
             apart = [
-                np.abs(to_numpy(a) - b).max() / max(1, np.abs(b).max() / 8) for a, b in zip(got, expected, strict=True)
+                np.abs(to_numpy(a) - b).max() / max(1, np.abs(b).max() / 8)
+                for a, b in zip(got, expected, strict=True)
             ]
             print(f"{name} at offset {offset:g}: {max(apart):.1e}")
             assert max(apart) < BOUND, apart
     mask = rng.random((8, 1, 10, 12)) < 0.7
     state = anynorm.running_stats(SHAPE[1], like=to_array(x))
-    _, stats = anynorm.batch_norm_train(to_array(x), state, where=to_array(mask), momentum=1)
+    _, stats = anynorm.batch_norm_train(
+        to_array(x), state, where=to_array(mask), momentum=1
+    )
     shown = np.where(mask, x.astype(np.float64), np.nan)
-    assert np.abs(to_numpy(stats.mean) / np.nanmean(shown, axis=(0, 2, 3)) - 1).max() < 1e-7
-    assert np.abs(to_numpy(stats.var) / np.nanvar(shown, axis=(0, 2, 3), ddof=1) - 1).max() < 1e-6
-    merged = anynorm.merge(*(anynorm.moments(to_array(part), axis=(0, 2, 3)) for part in (dy[:3], dy[3:])))
-    assert np.abs(to_numpy(anynorm.variance(merged)) / dy.var(axis=(0, 2, 3), dtype=np.float64) - 1).max() < 1e-6
+    assert (
+        np.abs(to_numpy(stats.mean) / np.nanmean(shown, axis=(0, 2, 3)) - 1).max()
+        < 1e-7
+    )
+    assert (
+        np.abs(to_numpy(stats.var) / np.nanvar(shown, axis=(0, 2, 3), ddof=1) - 1).max()
+        < 1e-6
+    )
+    merged = anynorm.merge(
+        *(anynorm.moments(to_array(part), axis=(0, 2, 3)) for part in (dy[:3], dy[3:]))
+    )
+    assert (
+        np.abs(
+            to_numpy(anynorm.variance(merged))
+            / dy.var(axis=(0, 2, 3), dtype=np.float64)
+            - 1
+        ).max()
+        < 1e-6
+    )
     scaled = to_numpy(anynorm.minmax_scale(to_array(x), axis=(0, 2, 3)))
     assert (scaled.min(), scaled.max()) == (0, 1)

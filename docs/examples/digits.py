@@ -1,6 +1,7 @@
-"""Train one classifier of digits three times: in NumPy by the pullbacks of anynorm.vjp, in JAX, and in PyTorch.
+"""Train one classifier of digits three times: in NumPy, in JAX and in PyTorch.
 
-The same parameters to start from, the same batches in the same order: so the losses have to be the same.
+In NumPy it is trained by the pullbacks of anynorm.vjp. The parameters to start from
+and the batches are the same, so the losses have to be.
 """
 
 from __future__ import annotations
@@ -18,10 +19,15 @@ WIDTH = 48
 
 
 def digits():
-    """Return standardised images, and the digits one-hot: 1500 to train on, 297 to test on."""
+    """Return images and one-hot digits: 1500 to train on, 297 to test on."""
     images, labels = load_digits(return_X_y=True)
     x = anynorm.zscore(images.astype(np.float32))
-    return x[:1500], np.eye(10, dtype=np.float32)[labels[:1500]], x[1500:], labels[1500:]
+    return (
+        x[:1500],
+        np.eye(10, dtype=np.float32)[labels[:1500]],
+        x[1500:],
+        labels[1500:],
+    )
 
 
 def start():
@@ -58,31 +64,39 @@ def log_softmax(logits):
     return z - xp.log(xp.sum(xp.exp(z), axis=1, keepdims=True))
 
 
-# ---------------------------------------------------------------------------------- forward: written once
+# -------------------------------------------------- forward: written once
 
 
 def loss(p, state, x, y):
-    """Return the cross-entropy, and the running statistics after the batch: for arrays of any library."""
+    """Return the cross-entropy and the new running statistics, for any library."""
     xp = array_namespace(x)
-    n1, state = anynorm.batch_norm_train(x @ p["w1"], state, weight=p["weight1"], bias=p["bias1"])
-    n2 = anynorm.layer_norm(xp.where(n1 > 0, n1, 0.0) @ p["w2"], p["weight2"], p["bias2"])
+    n1, state = anynorm.batch_norm_train(
+        x @ p["w1"], state, weight=p["weight1"], bias=p["bias1"]
+    )
+    n2 = anynorm.layer_norm(
+        xp.where(n1 > 0, n1, 0.0) @ p["w2"], p["weight2"], p["bias2"]
+    )
     logits = xp.where(n2 > 0, n2, 0.0) @ p["w3"] + p["b3"]
     return -xp.sum(y * log_softmax(logits)) / BATCH, state
 
 
 def predict(p, state, x):
     """Return the digits, by the running statistics."""
-    n1 = anynorm.batch_norm(x @ p["w1"], stats=state, weight=p["weight1"], bias=p["bias1"])
+    n1 = anynorm.batch_norm(
+        x @ p["w1"], stats=state, weight=p["weight1"], bias=p["bias1"]
+    )
     n2 = anynorm.layer_norm(np.maximum(n1, 0) @ p["w2"], p["weight2"], p["bias2"])
     return np.argmax(np.maximum(n2, 0) @ p["w3"] + p["b3"], axis=1)
 
 
-# ---------------------------------------------------------------------------------- backward: by hand, in NumPy
+# -------------------------------------------------- backward: by hand, in NumPy
 
 
 def gradients(p, state, x, y):
     """Return the loss, the running statistics, and the gradient of every parameter."""
-    (n1, state), pullback1 = vjp.batch_norm_train(x @ p["w1"], state, weight=p["weight1"], bias=p["bias1"])
+    (n1, state), pullback1 = vjp.batch_norm_train(
+        x @ p["w1"], state, weight=p["weight1"], bias=p["bias1"]
+    )
     h1 = np.maximum(n1, 0)
     n2, pullback2 = vjp.layer_norm(h1 @ p["w2"], p["weight2"], p["bias2"])
     h2 = np.maximum(n2, 0)
@@ -114,7 +128,7 @@ def train_in_numpy(x, y):
     return losses, p, state
 
 
-# ---------------------------------------------------------------------------------- by the frameworks
+# -------------------------------------------------- by the frameworks
 
 
 def train_in_jax(x, y):
@@ -151,21 +165,30 @@ def train_in_torch(x, y):
 def main():
     x, y, x_test, labels = digits()
     by_numpy, p, state = train_in_numpy(x, y)
-    curves = {"NumPy, by anynorm.vjp": by_numpy, "JAX": train_in_jax(x, y), "PyTorch": train_in_torch(x, y)}
+    curves = {
+        "NumPy, by anynorm.vjp": by_numpy,
+        "JAX": train_in_jax(x, y),
+        "PyTorch": train_in_torch(x, y),
+    }
     apart = np.ptp([curve[:COMPARED] for curve in curves.values()], axis=0).max()
     accuracy = np.mean(predict(p, state, x_test) == labels)
-    print(f"loss {by_numpy[0]:.3f} to {by_numpy[-1]:.3f}; {accuracy:.1%} of the test digits are right")
-    print(f"over the first {COMPARED} steps the three losses are at most {apart:.1e} apart")
+    print(
+        f"loss {by_numpy[0]:.3f} to {by_numpy[-1]:.3f}; "
+        f"{accuracy:.1%} of the test digits are right"
+    )
+    print(f"over the first {COMPARED} steps the losses are at most {apart:.1e} apart")
     assert apart < 1e-4
     plot(curves)
 
 
 def plot(curves):
-    """Draw the curves one above the other, each thinner than the one below, since they are the same."""
+    """Draw the curves, each thinner than the one below, since they are the same."""
     _, axes = plt.subplots(figsize=(7, 3.5), layout="constrained")
     for (name, curve), width in zip(curves.items(), (6, 3, 1), strict=True):
         axes.semilogy(curve, label=name, linewidth=width)
-    axes.set(xlabel="step", ylabel="cross-entropy", title="One network, trained three times")
+    axes.set(
+        xlabel="step", ylabel="cross-entropy", title="One network, trained three times"
+    )
     axes.legend()
 
 

@@ -1,4 +1,4 @@
-"""Export a group norm of any batch and image size as ONNX, and run it with onnxruntime."""
+"""Export a group norm of any batch and image size as ONNX, and run it."""
 
 import ndonnx
 import numpy as np
@@ -6,8 +6,12 @@ import onnxruntime
 
 import anynorm
 
-x = ndonnx.argument(shape=("N", 6, "H", "W"), dtype=ndonnx.float32)  # a name is a size that a run will tell
-weight = ndonnx.asarray(np.linspace(0.5, 1.5, 6, dtype=np.float32))  # a constant of the graph
+x = ndonnx.argument(
+    shape=("N", 6, "H", "W"), dtype=ndonnx.float32
+)  # a name is a size that a run will tell
+weight = ndonnx.asarray(
+    np.linspace(0.5, 1.5, 6, dtype=np.float32)
+)  # a constant of the graph
 y = anynorm.group_norm(x, 3, weight)
 model = ndonnx.build({"x": x}, {"y": y})
 print(f"{len(model.graph.node)} nodes")

@@ -7,10 +7,26 @@ import paddle
 import anynorm
 
 float32, finfo = paddle.float32, paddle.finfo
-concat, stack, reshape, squeeze, where = paddle.concat, paddle.stack, paddle.reshape, paddle.squeeze, paddle.where
-isinf, sqrt, ones, zeros, zeros_like = paddle.isinf, paddle.sqrt, paddle.ones, paddle.zeros, paddle.zeros_like
+concat, stack, reshape, squeeze, where = (
+    paddle.concat,
+    paddle.stack,
+    paddle.reshape,
+    paddle.squeeze,
+    paddle.where,
+)
+isinf, sqrt, ones, zeros, zeros_like = (
+    paddle.isinf,
+    paddle.sqrt,
+    paddle.ones,
+    paddle.zeros,
+    paddle.zeros_like,
+)
 expand_dims = paddle.unsqueeze
-NAMES = {"bool": "bool", "integral": "int", "real floating": "float"}  # what the names of its dtypes hold
+NAMES = {
+    "bool": "bool",
+    "integral": "int",
+    "real floating": "float",
+}  # what the names of its dtypes hold
 
 
 class __array_namespace_info__:  # noqa: N801
@@ -18,7 +34,10 @@ class __array_namespace_info__:  # noqa: N801
         return {"real floating": float32, "integral": paddle.int64}
 
     def dtypes(self, *, kind, device=None):
-        return {"float32": float32, "float64": paddle.float64}  # of kind "real floating": sums are taken in the widest
+        return {
+            "float32": float32,
+            "float64": paddle.float64,
+        }  # of kind "real floating": sums are taken in the widest
 
 
 def isdtype(dtype, kind):

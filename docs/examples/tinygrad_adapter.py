@@ -10,7 +10,11 @@ import anynorm
 float32 = dtypes.float32
 isinf, reshape, sqrt, where = Tensor.isinf, Tensor.reshape, Tensor.sqrt, Tensor.where
 ones, zeros, zeros_like = Tensor.ones, Tensor.zeros, Tensor.zeros_like
-KINDS = {"bool": dtypes.is_bool, "integral": dtypes.is_int, "real floating": dtypes.is_float}
+KINDS = {
+    "bool": dtypes.is_bool,
+    "integral": dtypes.is_int,
+    "real floating": dtypes.is_float,
+}
 
 
 class __array_namespace_info__:  # noqa: N801
@@ -18,11 +22,16 @@ class __array_namespace_info__:  # noqa: N801
         return {"real floating": float32, "integral": dtypes.int32}
 
     def dtypes(self, *, kind, device=None):
-        return {"float32": float32, "float64": dtypes.float64}  # of kind "real floating": sums are taken in the widest
+        return {
+            "float32": float32,
+            "float64": dtypes.float64,
+        }  # of kind "real floating": sums are taken in the widest
 
 
 def finfo(dtype):
-    return SimpleNamespace(bits=8 * dtype.itemsize, eps=2.0**-23, smallest_normal=2.0**-126)  # those of float32
+    return SimpleNamespace(
+        bits=8 * dtype.itemsize, eps=2.0**-23, smallest_normal=2.0**-126
+    )  # those of float32
 
 
 def isdtype(dtype, kind):

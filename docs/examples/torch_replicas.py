@@ -1,4 +1,4 @@
-"""Two processes train a batch norm on unequal shares of one batch, each with the statistics of the whole."""
+"""Two processes train a batch norm on unequal shares of one batch."""
 
 import tempfile
 from pathlib import Path
@@ -21,11 +21,18 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def work(rank: int, folder: str) -> None:
-    """Take a training step on this process's share, and keep the result and its gradient."""
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=len(SHARES))
+    """Take a training step on this process's share; keep result and gradient."""
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{folder}/rendezvous",
+        rank=rank,
+        world_size=len(SHARES),
+    )
     x, g = (part.split(SHARES)[rank] for part in batch())
     x = x.clone().requires_grad_()
-    y, stats = anynorm.batch_norm_train(x, anynorm.running_stats(4, like=x), sync=all_reduce)
+    y, stats = anynorm.batch_norm_train(
+        x, anynorm.running_stats(4, like=x), sync=all_reduce
+    )
     y.backward(g)
     torch.save((y.detach(), x.grad, stats.var.detach()), f"{folder}/{rank}.pt")
     dist.destroy_process_group()
@@ -43,7 +50,10 @@ def main() -> None:
     ys, gradients, variances = zip(*shares, strict=True)
     print("forward: ", bool((torch.cat(ys) - y).abs().max() < 2e-6))
     print("backward:", bool((torch.cat(gradients) - x.grad).abs().max() < 2e-6))
-    print("state:   ", all(bool((var - stats.var).abs().max() < 1e-5) for var in variances))
+    print(
+        "state:   ",
+        all(bool((var - stats.var).abs().max() < 1e-5) for var in variances),
+    )
 
 
 if __name__ == "__main__":

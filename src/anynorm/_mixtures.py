@@ -398,7 +398,9 @@ def switchable_norm_train(
     >>> import numpy as np
     >>> import anynorm
     >>> x, even = np.asarray([[[1.0, 3.0]], [[5.0, 7.0]]]), np.zeros(3)
-    >>> y, stats = anynorm.switchable_norm_train(x, anynorm.running_stats(1, like=x), even, even, momentum=1)
+    >>> y, stats = anynorm.switchable_norm_train(
+    ...     x, anynorm.running_stats(1, like=x), even, even, momentum=1
+    ... )
     >>> stats.mean
     array([4.])
     """
@@ -528,7 +530,9 @@ def batch_instance_norm_train(
     >>> import numpy as np
     >>> import anynorm
     >>> x = np.asarray([[[1.0, 3.0]], [[5.0, 7.0]]])
-    >>> y, stats = anynorm.batch_instance_norm_train(x, anynorm.running_stats(1, like=x), np.asarray([0.5]), momentum=1)
+    >>> y, stats = anynorm.batch_instance_norm_train(
+    ...     x, anynorm.running_stats(1, like=x), np.asarray([0.5]), momentum=1
+    ... )
     >>> stats.mean
     array([4.])
     """

@@ -423,7 +423,11 @@ def batch_norm(
     >>> anynorm.batch_norm(x, eps=0)
     array([[-1., -1.],
            [ 1.,  1.]])
-    >>> anynorm.batch_norm(x, stats=anynorm.RunningStats(np.asarray([1.0, 0.0]), np.asarray([4.0, 100.0])), eps=0)
+    >>> anynorm.batch_norm(
+    ...     x,
+    ...     stats=anynorm.RunningStats(np.asarray([1.0, 0.0]), np.asarray([4.0, 100.0])),
+    ...     eps=0,
+    ... )
     array([[0., 1.],
            [1., 3.]])
     """

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class RunningStats(NamedTuple):
-    """The state of batch or instance norm: a mean and a variance a channel, and how many batches they have seen.
+    """The state of batch or instance norm: a mean and a variance per channel, and how many batches they saw.
 
     mean and var have shape (C,). A pytree in JAX and PyTorch.
     """
@@ -124,7 +124,9 @@ def population_stats(m: Moments, /, *, correction: float = 1) -> PopulationStats
     >>> import numpy as np
     >>> import anynorm
     >>> pieces = (np.asarray([[1.0, 10.0]]), np.asarray([[3.0, 30.0], [5.0, 50.0]]))
-    >>> stats = anynorm.population_stats(anynorm.merge(*(anynorm.moments(piece, axis=0) for piece in pieces)))
+    >>> stats = anynorm.population_stats(
+    ...     anynorm.merge(*(anynorm.moments(piece, axis=0) for piece in pieces))
+    ... )
     >>> stats.mean, stats.var
     (array([ 3., 30.]), array([  4., 400.]))
     """

@@ -138,7 +138,7 @@ def layer_norm() -> None:
     .. math::
 
         dx = \frac{g - \mathrm{E}[g] - \hat y \, \mathrm{E}[g \hat y]}{\sqrt{\mathrm{Var}[x] + \epsilon}}, \qquad
-        dw = \textstyle\sum dy \cdot \hat y, \qquad db = \textstyle\sum dy
+        dw = \sum dy \cdot \hat y, \qquad db = \sum dy
 
     Parameters
     ----------
@@ -171,7 +171,9 @@ def layer_norm() -> None:
     --------
     >>> import numpy as np
     >>> from anynorm import vjp
-    >>> y, pullback = vjp.layer_norm(np.asarray([[1.0, 3.0], [10.0, 30.0]]), np.asarray([1.0, 2.0]), eps=0)
+    >>> y, pullback = vjp.layer_norm(
+    ...     np.asarray([[1.0, 3.0], [10.0, 30.0]]), np.asarray([1.0, 2.0]), eps=0
+    ... )
     >>> dx, dweight, dbias = pullback(np.asarray([[1.0, 0.0], [0.0, 1.0]]))
     >>> dx, dweight, dbias
     (array([[0., 0.],
@@ -188,7 +190,7 @@ def rms_norm() -> None:
     .. math::
 
         dx = \frac{g - \hat y \, \mathrm{E}[g \hat y]}{\sqrt{\mathrm{E}[x^2] + \epsilon}}, \qquad
-        dw = \textstyle\sum dy \cdot \hat y, \qquad db = \textstyle\sum dy
+        dw = \sum dy \cdot \hat y, \qquad db = \sum dy
 
     Parameters
     ----------
@@ -304,7 +306,9 @@ def instance_norm() -> None:
     >>> import anynorm
     >>> from anynorm import vjp
     >>> stats = anynorm.RunningStats(np.asarray([2.0]), np.asarray([4.0]))
-    >>> y, pullback = vjp.instance_norm(np.asarray([[[2.0, 6.0]]]), stats=stats, weight=np.ones(1), eps=0)
+    >>> y, pullback = vjp.instance_norm(
+    ...     np.asarray([[[2.0, 6.0]]]), stats=stats, weight=np.ones(1), eps=0
+    ... )
     >>> pullback(np.asarray([[[1.0, 3.0]]]))
     (array([[[0.5, 1.5]]]), array([6.]), None)
     """
@@ -353,7 +357,9 @@ def batch_norm() -> None:
     --------
     >>> import numpy as np
     >>> from anynorm import vjp
-    >>> y, pullback = vjp.batch_norm(np.asarray([[1.0], [1.0], [3.0], [3.0]]), weight=np.ones(1), eps=0)
+    >>> y, pullback = vjp.batch_norm(
+    ...     np.asarray([[1.0], [1.0], [3.0], [3.0]]), weight=np.ones(1), eps=0
+    ... )
     >>> dx, dweight, dbias = pullback(np.asarray([[1.0], [0.0], [0.0], [0.0]]))
     >>> dx.T, dweight
     (array([[ 0.5, -0.5,  0. ,  0. ]]), array([-1.]))
@@ -396,7 +402,9 @@ def batch_norm_train() -> None:
     >>> import anynorm
     >>> from anynorm import vjp
     >>> x = np.asarray([[1.0, 10.0], [3.0, 30.0]])
-    >>> (y, stats), pullback = vjp.batch_norm_train(x, anynorm.running_stats(2, like=x), bias=np.zeros(2))
+    >>> (y, stats), pullback = vjp.batch_norm_train(
+    ...     x, anynorm.running_stats(2, like=x), bias=np.zeros(2)
+    ... )
     >>> pullback(np.ones_like(y))
     (array([[0., 0.],
            [0., 0.]]), None, array([2., 2.]))
@@ -439,7 +447,9 @@ def instance_norm_train() -> None:
     >>> import anynorm
     >>> from anynorm import vjp
     >>> x = np.asarray([[[1.0, 3.0]], [[10.0, 30.0]]])
-    >>> (y, stats), pullback = vjp.instance_norm_train(x, anynorm.running_stats(1, like=x), weight=np.ones(1), eps=0)
+    >>> (y, stats), pullback = vjp.instance_norm_train(
+    ...     x, anynorm.running_stats(1, like=x), weight=np.ones(1), eps=0
+    ... )
     >>> pullback(y)[1]
     array([4.])
     """
@@ -532,7 +542,9 @@ def switchable_norm_train() -> None:
     >>> import anynorm
     >>> from anynorm import vjp
     >>> x = np.asarray([[[1.0, 3.0]], [[5.0, 7.0]]])
-    >>> (y, stats), pullback = vjp.switchable_norm_train(x, anynorm.running_stats(1, like=x), np.zeros(3), np.zeros(3))
+    >>> (y, stats), pullback = vjp.switchable_norm_train(
+    ...     x, anynorm.running_stats(1, like=x), np.zeros(3), np.zeros(3)
+    ... )
     >>> [gradient.shape for gradient in pullback(y) if gradient is not None]
     [(2, 1, 2), (3,), (3,)]
     """
@@ -625,7 +637,9 @@ def batch_instance_norm_train() -> None:
     >>> import anynorm
     >>> from anynorm import vjp
     >>> x = np.asarray([[[1.0, 3.0]], [[5.0, 7.0]]])
-    >>> (y, stats), pullback = vjp.batch_instance_norm_train(x, anynorm.running_stats(1, like=x), np.asarray([0.5]))
+    >>> (y, stats), pullback = vjp.batch_instance_norm_train(
+    ...     x, anynorm.running_stats(1, like=x), np.asarray([0.5])
+    ... )
     >>> [gradient.shape for gradient in pullback(y) if gradient is not None]
     [(2, 1, 2), (1,)]
     """
