@@ -282,7 +282,7 @@ def unit_norm(x: Array, /, *, p: float = 2, axis: int | Shape | None = -1, eps: 
     .. math::
 
         y = \frac{x}{\max(\lVert x \rVert_p, \epsilon)}, \qquad
-        \lVert x \rVert_p = \Big(\sum_i |x_i|^p\Big)^{1/p}
+        \lVert x \rVert_p = \left(\sum_i |x_i|^p\right)^{1/p}
 
     Parameters
     ----------

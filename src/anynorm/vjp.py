@@ -655,7 +655,7 @@ def batch_renorm_train() -> None:
 
         dx = \frac{g - \mathrm{E}_{N,S}[g] - \hat y \, \mathrm{E}_{N,S}[g \hat y]}
                   {\sqrt{\mathrm{Var}_{N,S}[x] + \epsilon}}, \qquad g = r w \cdot dy, \qquad
-        dw = \textstyle\sum dy \cdot (r \hat y + d)
+        dw = \sum dy \cdot (r \hat y + d)
 
     Parameters
     ----------
@@ -735,7 +735,7 @@ def unit_norm() -> None:
 
     .. math::
 
-        dx = \frac{dy - t \textstyle\sum dy \cdot y}{\lVert x \rVert_p}, \qquad
+        dx = \frac{dy - t \sum dy \cdot y}{\lVert x \rVert_p}, \qquad
         t = \mathrm{sign}(y)\, |y|^{p - 1}
 
     With p infinite, t is the sign of the largest element, shared where there are several of them, and 0 elsewhere.
@@ -817,7 +817,7 @@ def local_response_norm() -> None:
 def spectral_norm() -> None:
     r"""Return weights divided by their largest singular value, and their pullback.
 
-    .. math:: dx = \frac{dy - u' v^T \textstyle\sum dy \cdot y}{\sigma}
+    .. math:: dx = \frac{dy - u' v^T \sum dy \cdot y}{\sigma}
 
     Parameters
     ----------
