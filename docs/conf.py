@@ -26,7 +26,7 @@ HERE = Path(__file__).parent
 logger = logging.getLogger(__name__)
 
 project = "anynorm"
-author = "the anynorm authors"
+author = project_copyright = "the anynorm authors"
 release = version = anynorm.__version__
 
 extensions = [
