@@ -25,50 +25,64 @@ def test_norm(xp):
 """
 
 
-def run(folder, *options, files):
-    """Run pytest on files in a process of its own, as another project does."""
-    for name, text in files.items():
-        (folder / name).write_text(text)
-    command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", "-c", "/dev/null", f"--rootdir={folder}"]
-    done = subprocess.run([*command, *options, folder], capture_output=True, text=True, check=False, cwd=folder)
-    return done.returncode, done.stdout + done.stderr
+pytest_plugins = ["pytester"]
 
 
-def test_a_test_that_takes_xp_runs_in_every_use_of_the_library_asked_for(tmp_path):
-    status, out = run(tmp_path, "--library", "numpy", files={"test_mine.py": TEST})
+@pytest.fixture
+def run(pytester):
+    """Return a function that runs pytest on files, as another project does, and returns its status and output."""
+
+    def run(*options, files, alone=False):
+        for name, text in files.items():
+            (pytester.path / name).write_text(text)
+        options = ("-v", "-p", "no:cacheprovider", "-p", "no:xdist", *options)
+        done = pytester.runpytest_subprocess(*options) if alone else pytester.runpytest_inprocess(*options)
+        return done.ret, done.stdout.str() + done.stderr.str()
+
+    return run
+
+
+def test_a_test_that_takes_xp_runs_in_every_use_of_the_library_asked_for(run):
+    status, out = run("--library", "numpy", files={"test_mine.py": TEST})
     assert status == 0, out
     assert re.findall(r"test_norm\[(.*?)\] PASSED", out) == ["numpy", "numpy-readonly"]
 
 
-def test_without_the_option_every_usable_library_is_run(tmp_path):
-    status, out = run(tmp_path, files={"test_mine.py": TEST})
+def test_without_the_option_every_usable_library_is_run(run):
+    status, out = run(files={"test_mine.py": TEST}, alone=True)
     assert status == 0, out
     assert "test_norm[numpy] PASSED" in out
 
 
-def test_a_library_that_is_not_there_is_an_error(tmp_path):
-    status, out = run(tmp_path, "--library", "pandora", files={"test_mine.py": TEST})
+def test_a_library_that_is_not_there_is_an_error(run):
+    status, out = run("--library", "pandora", files={"test_mine.py": TEST})
     assert (status, "not usable here: pandora" in out) == (4, True), out
 
 
-def test_a_test_that_does_not_take_xp_never_asks_for_libraries(tmp_path):
+def test_a_test_that_does_not_take_xp_never_asks_for_libraries(run):
     text = "import sys\n\ndef test():\n    assert 'anynorm.testing' not in sys.modules\n"
-    status, out = run(tmp_path, files={"test_mine.py": text})
+    status, out = run(files={"test_mine.py": text}, alone=True)
     assert status == 0, out
 
 
-def test_a_conftest_may_choose_among_the_uses(tmp_path):
+def test_a_conftest_may_choose_among_the_uses(run):
     conftest = "def pytest_anynorm_uses(metafunc, uses):\n    return [use for use in uses if not use.variant]\n"
-    status, out = run(tmp_path, "--library", "numpy", files={"conftest.py": conftest, "test_mine.py": TEST})
+    status, out = run("--library", "numpy", files={"conftest.py": conftest, "test_mine.py": TEST})
     assert (status, out.count("PASSED")) == (0, 1), out
 
 
-def test_a_marker_runs_every_dtype_that_the_library_has(tmp_path):
+def test_a_conftest_may_want_no_use_at_all(run):
+    conftest = "def pytest_anynorm_uses(metafunc, uses):\n    return []\n"
+    status, out = run("--library", "numpy", files={"conftest.py": conftest, "test_mine.py": TEST})
+    assert (status, out.count("PASSED"), out.count("SKIPPED")) == (0, 0, 1), out
+
+
+def test_a_marker_runs_every_dtype_that_the_library_has(run):
     text = (
         "import pytest\n\n@pytest.mark.dtypes('float32', 'bfloat16')\n"
         "def test(xp, dtype):\n    assert dtype in xp.floats\n"
     )
-    status, out = run(tmp_path, "--strict-markers", "--library", "numpy", files={"test_mine.py": text})
+    status, out = run("--strict-markers", "--library", "numpy", files={"test_mine.py": text})
     assert status == 0, out
     assert re.findall(r"test\[(.*?)\] PASSED", out) == ["numpy-float32", "numpy-readonly-float32"]
 
@@ -88,15 +102,15 @@ PARAMETER = "import pytest\n\n@pytest.mark.parametrize"
         {"test_mine.py": f"{PARAMETER}(('a', 'xp'), [(1, 7)])\ndef test(a, xp):\n{SEVEN}"},
     ],
 )
-def test_a_projects_own_xp_is_left_alone(tmp_path, files):
-    status, out = run(tmp_path, files=files)
+def test_a_projects_own_xp_is_left_alone(run, files):
+    status, out = run(files=files)
     assert (status, out.count("PASSED")) == (0, 1), out
 
 
-def test_a_projects_own_option_is_left_alone(tmp_path):
+def test_a_projects_own_option_is_left_alone(run):
     conftest = "def pytest_addoption(parser):\n    parser.addoption('--library', default='mine')\n"
     text = "def test(pytestconfig):\n    assert pytestconfig.getoption('--library') == 'numpy'\n"
-    status, out = run(tmp_path, "--library", "numpy", files={"conftest.py": conftest, "test_mine.py": text})
+    status, out = run("--library", "numpy", files={"conftest.py": conftest, "test_mine.py": text})
     assert (status, out.count("PASSED")) == (0, 1), out
 
 
@@ -115,8 +129,8 @@ def test_the_lines_of_nox_in_the_docs_make_one_session_a_library(tmp_path):
     assert names == [f"norms(library='{name}')" for name in ("numpy", "torch", "jax", "dask")]
 
 
-def test_the_test_of_the_docs_runs_with_the_option_of_its_session(tmp_path):
+def test_the_test_of_the_docs_runs_with_the_option_of_its_session(run):
     (text,) = [block for block in blocks("python") if "(xp)" in block]
     mine = "from anynorm import layer_norm as my_norm\n"
-    status, out = run(tmp_path, "--library", "numpy", files={"mypackage.py": mine, "test_mine.py": text})
+    status, out = run("--library", "numpy", files={"mypackage.py": mine, "test_mine.py": text})
     assert (status, out.count("PASSED")) == (0, 2), out

@@ -73,9 +73,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     from .testing import USES
 
-    chosen = libraries(metafunc.config)
-    uses = [use for use in USES if use.library in chosen]
-    uses = metafunc.config.hook.pytest_anynorm_uses(metafunc=metafunc, uses=uses) or uses
+    under_test = libraries(metafunc.config)
+    uses = [use for use in USES if use.library in under_test]
+    chosen = metafunc.config.hook.pytest_anynorm_uses(metafunc=metafunc, uses=uses)
+    uses = uses if chosen is None else chosen
     dtypes = metafunc.definition.get_closest_marker("dtypes")
     if dtypes is None:
         metafunc.parametrize("xp", uses, ids=[use.name for use in uses])
