@@ -58,7 +58,7 @@ ROWS = {
     "correction of the running variance": lambda batch, *_: str(batch.options(X)["correction"]),
     "groups": lambda _, __, group, *___: default(group, "num_groups", "groups"),
     "parameters of instance norm": lambda _, __, ___, instance, ____: affine(instance),
-    "float16 x, float32 weight": lambda _, layer, *__: "float32" if layer.widens else "float16",
+    "float16 x, float32 weight of layer norm": lambda _, layer, *__: "float32" if layer.widens else "float16",
 }
 OURS = ["1", f"{MINUS}1", *["1e-5"] * 5, "0.1", "the new batch", "1", "to be given", "if given", "float16"]
 

@@ -59,6 +59,18 @@ def test_a_library_that_is_not_there_is_an_error(run):
     assert (status, "not usable here: pandora" in out) == (4, True), out
 
 
+def test_what_is_no_array_library_is_an_error(run):
+    status, out = run("--library", "json", files={"test_mine.py": TEST}, alone=True)
+    assert (status, "--library needs an array library" in out) == (4, True), out
+
+
+def test_a_dtype_that_no_library_has_is_an_error(run):
+    text = "import pytest\n\n@pytest.mark.dtypes('flaot32')\ndef test(xp, dtype):\n    pass\n"
+    status, out = run("--library", "numpy", files={"test_mine.py": text})
+    assert status != 0
+    assert "no library has flaot32" in out
+
+
 def test_a_test_that_does_not_take_xp_never_asks_for_libraries(run):
     text = "import sys\n\ndef test():\n    assert 'anynorm.testing' not in sys.modules\n"
     status, out = run(files={"test_mine.py": text}, alone=True)
@@ -99,6 +111,7 @@ PARAMETER = "import pytest\n\n@pytest.mark.parametrize"
             "test_mine.py": f"def test(xp):\n{SEVEN}",
         },
         {"test_mine.py": f"{PARAMETER}('xp', [7])\ndef test(xp):\n{SEVEN}"},
+        {"test_mine.py": f"{PARAMETER}(argnames='xp', argvalues=[7])\ndef test(xp):\n{SEVEN}"},
         {"test_mine.py": f"{PARAMETER}(('a', 'xp'), [(1, 7)])\ndef test(a, xp):\n{SEVEN}"},
     ],
 )

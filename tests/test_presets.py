@@ -105,7 +105,27 @@ def test_options_have_the_names_the_order_and_the_defaults_of_the_framework(fram
         else:
             assert f.default == default
     positional = [n for n, f in own.items() if not f.kw_only]
-    assert list(theirs)[: len(positional)] == positional or framework == "flax"
+    assert list(theirs)[: len(positional)] == positional
+
+
+@onnx
+@torch
+@pytest.mark.parametrize("name", classes("onnx"))
+def test_operators_have_the_inputs_the_attributes_and_the_defaults_of_onnx(name):
+    import onnx
+
+    preset, schema = getattr(presets.onnx, name), onnx.defs.get_schema(name)
+    inputs = list(inspect.signature(preset.__call__).parameters)[1:]
+    assert inputs == [one.name for one in schema.inputs]
+    own = {f.name: f.default for f in fields(preset)}
+    assert set(own) <= set(schema.attributes)
+    assert set(schema.attributes) - set(own) <= {"stash_type"}  # of ONNX's own arithmetic
+    for option, default in own.items():
+        theirs = onnx.helper.get_attribute_value(schema.attributes[option].default_value)
+        if schema.attributes[option].required:
+            assert default.__class__.__name__ == "_MISSING_TYPE"
+        else:
+            assert np.allclose(default, theirs)
 
 
 # ---------------------------------------------------------------------------------- PyTorch
@@ -136,7 +156,7 @@ INSTANCE = {"track_running_stats": True, "affine": True}
     ("name", "options", "momentum"),
     [
         *(("BatchNorm2d", {}, momentum) for momentum in (0.1, 0.3, None)),
-        *(("InstanceNorm2d", INSTANCE, momentum) for momentum in (0.1, 0.3)),  # torch's refuses None
+        *(("InstanceNorm2d", INSTANCE, momentum) for momentum in (0.1, 0.3, None)),
     ],
 )
 def test_ten_steps_of_torch(name, options, momentum):
@@ -432,6 +452,43 @@ def test_layers_of_equinox(name, arguments, shape, rng):
         assert_near(norm(x[0], **parameters), np.asarray(layer(x[0])), 5e-6)
 
 
+# ---------------------------------------------------------------------------------- JAX's transformations
+
+
+def jitted(preset, arrays, state, x, **options):
+    """Hold two steps of a preset under jit, and a gradient, against those of NumPy arrays in float64."""
+    import jax
+
+    def step(x, arrays, state):
+        return preset(x, **options, **arrays, **state)
+
+    def loss(x):
+        y, _ = step(x, arrays, {})
+        return (y**3).sum()
+
+    wide = jax.tree.map(lambda a: np.asarray(a, dtype=np.float64), arrays)
+    exact, kept = preset(x.astype(np.float64), **options, **wide, **state)
+    exact, kept = preset(2 * x.astype(np.float64), **options, **wide, **kept)
+    y, traced = jax.jit(step)(x, arrays, state)
+    y, traced = jax.jit(step)(2 * x, arrays, traced)
+    assert_near(y, exact, 5e-6)
+    assert jax.tree.structure(traced) == jax.tree.structure(kept)
+    for a, b in zip(jax.tree.leaves(traced), jax.tree.leaves(kept), strict=True):
+        assert_near(np.asarray(a, dtype=float), np.asarray(b, dtype=float), 5e-6)
+    assert np.isfinite(jax.grad(loss)(x)).all()
+
+
+@jax
+def test_state_is_traced():
+    x = batches()[0]
+    affine = {"scale": WEIGHT, "offset": BIAS}
+    jitted(presets.haiku.BatchNorm(True, True, 0.9), affine, {}, x, is_training=True)
+    jitted(presets.flax.BatchNorm(), {"scale": WEIGHT, "bias": BIAS}, {}, x, use_running_average=False)
+    jitted(presets.keras.BatchNormalization(), {"gamma": WEIGHT, "beta": BIAS}, {}, x, training=True)
+    for mode in ("ema", "batch"):
+        jitted(presets.equinox.BatchNorm(5, "b", mode=mode), {}, {}, x)
+
+
 # ---------------------------------------------------------------------------------- MLX
 
 
@@ -565,6 +622,36 @@ def test_a_preset_takes_the_arrays_of_any_library(xp):
     assert_near(xp.numpy(groups(xp.array(x))), groups(x.astype(np.float64)), 2e-6)
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x: presets.torch.BatchNorm1d(2)(x),
+        lambda x: presets.torch.LayerNorm(2)(x),
+        lambda x: presets.flax.LayerNorm()(np.ones((2, 2)), scale=x),
+        lambda x: presets.keras.GroupNormalization(1)(x),
+        lambda x: presets.onnx.LayerNormalization()(x, np.ones(2)),
+    ],
+)
+def test_what_is_no_array_is_refused(call):
+    with pytest.raises(TypeError, match=r"presets need arrays: got builtins.list; make one of it"):
+        call([[1.0, 2.0], [3.0, 4.0]])
+
+
+@pytest.mark.library("torch")
+@pytest.mark.library("numpy")
+def test_arrays_of_two_libraries_are_refused_as_by_the_norms():
+    import torch
+
+    with pytest.raises(TypeError, match="layer_norm needs all arrays from one library"):
+        presets.keras.LayerNormalization()(torch.ones(2, 8), gamma=WEIGHT)
+
+
+def test_layers_in_a_list_are_found_by_their_number():
+    parameters = {"layers": [{}, {"weight": 1}, {"norm": {"weight": 2, "bias": 3}}]}
+    assert presets.mlx.arrays(parameters, "layers.1") == {"weight": 1}
+    assert presets.mlx.arrays(parameters, "layers.2.norm") == {"weight": 2, "bias": 3}
+
+
 def test_a_widening_preset_takes_the_wider_dtype_and_others_take_that_of_x():
     x = batches()[0].astype(np.float16)
     assert presets.flax.LayerNorm()(x, scale=WEIGHT).dtype == np.float32
@@ -591,12 +678,22 @@ X = batches(1)[0]
         (lambda: presets.flax.GroupNorm(4, 2)(X), r"num_groups or group_size, and None for the other"),
         (lambda: presets.flax.GroupNorm(None, 3)(X), r"group_size to divide the 4 channels: got 3"),
         (lambda: presets.keras.BatchNormalization(center=False)(X, beta=BIAS), r"\(center=False\) has no beta"),
-        (lambda: presets.haiku.GroupNorm(2, data_format="NHWC")(X), r"data_format of channels_last, .*: got 'NHWC'"),
+        (lambda: presets.haiku.GroupNorm(2, data_format="CHW")(X), r"data_format to be channels_last, .*: got 'CHW'"),
         (lambda: presets.haiku.BatchNorm(True, True, 0.9)(X, False), r"needs mean_ema and var_ema"),
         (lambda: presets.equinox.BatchNorm(8, "b", mode="batched")(X), r"mode to be ema or batch: got 'batched'"),
         (lambda: presets.equinox.BatchNorm(8, "b")(X, inference=True), r"needs ema_state for inference: got None"),
         (lambda: presets.equinox.LayerNorm((5, 4))(X), r"needs a sample of shape \(5, 4\), or a batch: got"),
         (lambda: presets.mlx.GroupNorm(3, 4)(X), r"num_groups to divide the 4 channels: got 3"),
+        (lambda: presets.torch.LayerNorm(4, elementwise_affine=False)(X, bias=BIAS), r"elementwise_affine=False"),
+        (lambda: presets.torch.BatchNorm2d(8, track_running_stats=False)(X, running_var=BIAS), r"has no running_var"),
+        (lambda: presets.torch.GroupNorm(2, 8)(X[0, 0, 0]), r"num_channels=8 in axis 1: got shape \(4,\)"),
+        (lambda: presets.flax.GroupNorm(None, 0)(X), r"group_size to divide the 4 channels: got 0"),
+        (lambda: presets.flax.LayerNorm(feature_axes=5)(X, scale=WEIGHT), r"an axis .*: got 5"),
+        (lambda: presets.flax.LayerNorm()(X, scale=WEIGHT), r"a parameter along axes \(3,\) of .*: got shape \(8,\)"),
+        (lambda: presets.flax.BatchNorm(True, momentum=1.5)(X), r"BatchNorm needs momentum .* from 0 to 1: got 1.5"),
+        (lambda: presets.haiku.BatchNorm(True, True, 1.5)(X, True), r"needs decay_rate .* from 0 to 1: got 1.5"),
+        (lambda: presets.haiku.BatchNorm(True, True, 0.9)(X, True, mean_ema={}), r"or in training neither"),
+        (lambda: presets.onnx.LayerNormalization(axis=-9)(X, BIAS), r"LayerNormalization needs axis .*: got -9"),
         (lambda: presets.torch.arrays({"a.weight": 1}, "b"), r"path of a layer, .*: got 'b', where there is a.weight"),
         (lambda: presets.haiku.arrays({"net/a": {}}, "net/b"), r"name to be of net/a: got 'net/b'"),
     ],

@@ -67,6 +67,8 @@ def test_a_stream_of_float32_loses_nothing_to_an_offset(offset):
         scaler = scaler.partial_fit(part)
     wide = x.astype(np.float64)
     z = scaler.transform(x)
+    back = scaler.inverse_transform(z.astype(np.float64))
+    assert_within(back, wide, 2e-6 * wide.std(axis=0).max() + 1e-6)
     assert z.dtype == np.float32
     assert_within(z, (wide - wide.mean(axis=0)) / wide.std(axis=0), 2e-6)
 

@@ -160,8 +160,15 @@ def test_what_cannot_be_tested_is_refused():
         testing.check_norm(anynorm.layer_norm, "power")
     with pytest.raises(ValueError, match="check_norm needs libraries to be of numpy, .*: got pandas"):
         testing.check_norm(anynorm.layer_norm, libraries=["pandas"])
-    with pytest.raises(ValueError, match="data needs kind to be one of offset 0, .*: got 'noise'"):
-        testing.data("noise", (2,))
+    with pytest.raises(ValueError, match="check_norm needs dtype of float32, .*: got int32"):
+        testing.check_norm(anynorm.layer_norm, dtype="int32")
+    with pytest.raises(ValueError, match=r"and shape \(N, C, \*S\): got float32 and \(0, 3\)"):
+        testing.check_norm(anynorm.layer_norm, shape=(0, 3))
+    with pytest.raises(ValueError, match="check_norm needs a library that has float32: got $"):
+        testing.check_norm(anynorm.layer_norm, libraries=[])
+    for kind in ("noise", "offset", "offset far", "offsets 7"):
+        with pytest.raises(ValueError, match=f"data needs kind to be one of offset 0, .*: got '{kind}'"):
+            testing.data(kind, (2,))
 
 
 def without(monkeypatch, missing):

@@ -1,8 +1,8 @@
 """The norms of other frameworks under their own names, argument names and defaults, on the arrays of any library.
 
 A preset takes its options where the framework's layer takes them, and its arrays, by the names that they have there,
-where it is called. It holds none itself: arrays that are left out are what a new layer starts with. What keeps running
-statistics returns ``(y, state)``, the state by its names; the rest returns y.
+where it is called. It holds none itself: what is left out is 1 or 0, as in a new layer. What keeps running statistics
+returns ``(y, state)``, the state by its names; the rest returns y.
 
 >>> import numpy as np
 >>> from anynorm import presets
@@ -21,7 +21,7 @@ from typing import Any
 
 from . import equinox, flax, haiku, keras, mlx, onnx, torch
 
-__all__ = ["equinox", "flax", "haiku", "keras", "mlx", "onnx", "sklearn", "torch"]
+__all__ = ["equinox", "flax", "haiku", "keras", "mlx", "onnx", "torch"]  # and sklearn, which needs scikit-learn
 
 
 def __getattr__(name: str) -> Any:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .. import _norms as norms
 from .. import _running as running
+from .._core.arguments import axis_of, integer, number
 from .._core.libraries import namespace_of, reshape
 
 if TYPE_CHECKING:
@@ -33,11 +35,16 @@ class Preset:
 
     def widened(self, x: Array, *parameters: Array | None) -> Array:
         """Return x in the dtype of the result."""
-        xp = library(x) if self.widens else None
-        if xp is None or not xp.isdtype(x.dtype, "real floating"):
+        xp = library(x)
+        arrays = [x, *(a for a in parameters if a is not None)]
+        if not self.widens or any(namespace_of(a) is not xp for a in arrays):  # which the norm itself refuses
             return x
-        dtypes = [a.dtype for a in (x, *parameters) if a is not None and xp.isdtype(a.dtype, "real floating")]
-        return xp.astype(x, max(dtypes, key=lambda dtype: xp.finfo(dtype).bits), copy=False)
+        dtypes = [a.dtype for a in arrays if xp.isdtype(a.dtype, "real floating")]
+        if x.dtype not in dtypes:
+            return x
+        bits = max(xp.finfo(dtype).bits for dtype in dtypes)
+        widest = {dtype for dtype in dtypes if xp.finfo(dtype).bits == bits}
+        return xp.astype(x, widest.pop() if len(widest) == 1 else xp.float32, copy=False)  # both halves: float32
 
     def allowed(self, option: str, name: str, array: Array | None) -> Array | None:
         """Return an array, unless the option that says whether there is one says that there is none."""
@@ -48,11 +55,16 @@ class Preset:
 
     def sized(self, x: Array, axis: int, option: str) -> Array:
         """Return x, whose axis has the size that an option says."""
-        size = getattr(self, option)
-        if x.shape[axis] != size:
-            message = f"{type(self).__name__} needs x of {option}={size} in axis {axis}: got shape {tuple(x.shape)}"
+        library(x)  # which it has to have
+        size, shape = getattr(self, option), tuple(x.shape)
+        if not -x.ndim <= axis < x.ndim or shape[axis] != size:
+            message = f"{type(self).__name__} needs x of {option}={size} in axis {axis}: got shape {shape}"
             raise ValueError(message)
         return x
+
+    def weight_of_new(self, option: str) -> float:
+        """Return what the new batch weighs, where an option says what the old value does."""
+        return 1 - float(number(type(self).__name__, option, getattr(self, option), 0.0, 1.0))
 
 
 class Stateful(Preset):
@@ -119,40 +131,56 @@ def along(a: Array | None, axes: int | slice | Shape, x: Array) -> Array | None:
     """Return a parameter that runs along some axes of x at x's rank, where it broadcasts."""
     if a is None:
         return None
-    held = range(x.ndim)[axes] if isinstance(axes, slice) else [i % x.ndim for i in as_tuple(axes)]
-    return reshape(library(a), a, tuple(x.shape[i] if i in held else 1 for i in range(x.ndim)))
-
-
-def groups(x: Array, num_groups: int, axis: int = -1) -> int:
-    """Return how many channels are in a group."""
-    if num_groups < 1 or x.shape[axis] % num_groups:
-        message = f"GroupNorm needs num_groups to divide the {x.shape[axis]} channels: got {num_groups}"
+    xp, ndim = library(a), library(x) and x.ndim
+    held = (
+        range(ndim)[axes]
+        if isinstance(axes, slice)
+        else [axis_of("a preset", "an axis", i, ndim) for i in as_tuple(axes)]
+    )
+    shape = tuple(x.shape[i] if i in held else 1 for i in range(ndim))
+    if math.prod(a.shape) != math.prod(shape):
+        message = f"a preset needs a parameter along axes {tuple(held)} of {tuple(x.shape)}: got shape {tuple(a.shape)}"
         raise ValueError(message)
-    return int(x.shape[axis]) // num_groups
+    return reshape(xp, a, shape)
+
+
+def groups(x: Array, number: int, option: str = "num_groups", axis: int = -1) -> int:
+    """Return how often a number of groups, or of channels in one, divides the channels."""
+    if number < 1 or x.shape[axis] % number:
+        message = f"GroupNorm needs {option} to divide the {x.shape[axis]} channels: got {number}"
+        raise ValueError(message)
+    return int(x.shape[axis]) // number
 
 
 def library(a: Array) -> Any:
-    """Return the namespace of an array."""
-    return namespace_of(a)
+    """Return the namespace of an array; anything else is refused."""
+    xp = namespace_of(a)
+    if xp is None:
+        message = f"presets need arrays: got {type(a).__module__}.{type(a).__qualname__}; make one of it"
+        raise TypeError(message)
+    return xp
 
 
-def as_tuple(axes: int | Shape) -> Shape:
-    """Return one axis or several as several."""
-    return (axes,) if isinstance(axes, int) else tuple(axes)
+def as_tuple(axes: Any) -> Shape:
+    """Return one integer or several as several."""
+    return tuple(axes) if isinstance(axes, Iterable) else (integer("a preset", "an axis or size", axes),)
 
 
 def arrays(tree: Mapping[str, Any], path: str) -> dict[str, Any]:
     """Return what lies at a path in a mapping, nested or flat, whose steps are separated by dots."""
     found: Any = tree
     for name in path.split(".") if path else ():
-        found = found.get(name) if isinstance(found, Mapping) else None
+        if isinstance(found, (list, tuple)):
+            found = found[int(name)] if name.isdigit() and int(name) < len(found) else None
+        else:
+            found = found.get(name) if isinstance(found, Mapping) else None
     if found is None:  # then the names are flat, or there is no such path
         found = {name.removeprefix(f"{path}."): a for name, a in tree.items() if name.startswith(f"{path}.")}
-    own = {name: a for name, a in found.items() if not isinstance(a, Mapping) and "." not in name}
+    inner = (Mapping, list, tuple)
+    own = {name: a for name, a in found.items() if not isinstance(a, inner) and "." not in name}
     if not own:
-        message = (
-            f"arrays needs the path of a layer, such as 'block.norm': got {path!r}, where there is {', '.join(tree)}"
-        )
+        names = ", ".join([*tree][:8])
+        message = f"arrays needs the path of a layer, such as 'block.norm': got {path!r}, where there is {names}"
         raise ValueError(message)
     return own
 

@@ -79,8 +79,8 @@ class GroupNorm(preset.Group):
 class BatchNorm(preset.Batch):
     """``equinox.nn.BatchNorm``, in mode "ema" or "batch".
 
-    In mode "ema", the one unless told, x is normalised by the running statistics, which have seen it; no gradient
-    goes through these here. In mode "batch" they start at 0 and 1 and are divided by 1 - momentum ** count, as there.
+    In mode "ema", the one unless told, x is normalised by the running statistics, which have seen it. In mode "batch"
+    they start at 0 and 1 and are divided by 1 - momentum ** count, as there.
 
     Examples
     --------
@@ -99,9 +99,10 @@ class BatchNorm(preset.Batch):
     momentum: float = 0.99
     inference: bool = False
     mode: str = field(default="ema", kw_only=True)
+    widens = True
 
     def options(self, x: Array) -> dict[str, Any]:
-        return {"channel_axis": 1, "eps": self.eps, "momentum": 1.0, "correction": 0}
+        return {"channel_axis": 1, "eps": self.eps, "momentum": self.weight_of_new("momentum"), "correction": 0}
 
     def __call__(
         self,
@@ -132,8 +133,8 @@ class BatchNorm(preset.Batch):
             share = 1 - self.momentum**count + (count == 0) * 1.0
             y = self.step(x, stats.mean / share, stats.var / share, weight, bias, training=False)[0]
         else:
-            y, own = self.step(x, None, None, weight, bias, training=True)
-            stats, batch_counter = _moved(stats, own, self.momentum), batch_counter + 1
+            y, stats = self.step(x, *stats[:2], weight, bias, training=True)
+            batch_counter = batch_counter + 1
         return y, {"batch_counter": batch_counter, "batch_state": tuple(stats[:2])}
 
     def _by_what_has_seen_it(
@@ -141,9 +142,12 @@ class BatchNorm(preset.Batch):
     ) -> tuple[Array, dict[str, Any]]:
         """Normalise by the running statistics, which take in x before, if it is not for inference."""
         if not infers:
-            m = moments(x, axis=tuple(i for i in range(x.ndim) if i != 1))
-            own = RunningStats(m.mean, variance(m))
-            state = own[:2] if state is None else _unless(first, own, _moved(RunningStats(*state), own, self.momentum))
+            m, share = moments(x, axis=tuple(i for i in range(x.ndim) if i != 1)), self.weight_of_new("momentum")
+            own = (m.mean, variance(m))
+            moved = [
+                (1 - share) * old + share * new for old, new in zip(own if state is None else state, own, strict=True)
+            ]
+            state = [_where(True if state is None else first, new, both) for new, both in zip(own, moved, strict=True)]
             first = False
         if state is None:
             message = "BatchNorm needs ema_state for inference: got None; train first, or give what was kept"
@@ -153,17 +157,9 @@ class BatchNorm(preset.Batch):
         return y, {"ema_first_time": first, "ema_state": (mean, var)}
 
 
-def _unless(first: Any, start: RunningStats, stats: RunningStats) -> tuple[Array, ...]:
-    """Return the mean and variance of a state, or where it is the first time, those to start with."""
-    if isinstance(first, bool):
-        return (start if first else stats)[:2]
-    return tuple(preset.library(a).where(first, a, b) for a, b in zip(start[:2], stats[:2], strict=True))
-
-
-def _moved(stats: RunningStats, own: RunningStats, momentum: float) -> RunningStats:
-    """Return running statistics that have seen others."""
-    mean, var = (momentum * old + (1 - momentum) * new for old, new in zip(stats[:2], own[:2], strict=True))
-    return RunningStats(mean, var)
+def _where(first: Any, new: Array, old: Array) -> Array:
+    """Return the one or the other, as a flag says that may be an array."""
+    return (new if first else old) if isinstance(first, bool) else preset.library(new).where(first, new, old)
 
 
 def arrays(layer: Any, state: Any = None) -> dict[str, Any]:

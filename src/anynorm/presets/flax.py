@@ -1,8 +1,11 @@
-"""The norms of ``flax.linen`` and ``flax.nnx``: channels last, momentum weighs the old value, variances are biased."""
+"""The norms of ``flax.linen``: channels last, momentum weighs the old value, variances are biased.
+
+Those of ``flax.nnx`` have the same options, but a batch norm that trains unless told: ``use_running_average=False``.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any
 
 from . import _preset as preset
@@ -34,6 +37,7 @@ class LayerNorm(_Stateless, preset.Layer):
     """``flax.linen.LayerNorm``: scale and bias run along feature_axes, whichever axes are reduced."""
 
     epsilon: float = 1e-6
+    _: KW_ONLY
     use_bias: bool = True
     use_scale: bool = True
     reduction_axes: int | Shape = -1
@@ -48,6 +52,7 @@ class RMSNorm(_Stateless, preset.Rms):
     """``flax.linen.RMSNorm``."""
 
     epsilon: float = 1e-6
+    _: KW_ONLY
     use_scale: bool = True
     reduction_axes: int | Shape = -1
     feature_axes: int | Shape = -1
@@ -63,6 +68,7 @@ class GroupNorm(_Stateless, preset.Group):
     num_groups: int | None = 32
     group_size: int | None = None
     epsilon: float = 1e-6
+    _: KW_ONLY
     use_bias: bool = True
     use_scale: bool = True
 
@@ -73,10 +79,8 @@ class GroupNorm(_Stateless, preset.Group):
                 f"group_size={self.group_size}"
             )
             raise ValueError(message)
-        if self.group_size is not None and x.shape[-1] % self.group_size:
-            message = f"GroupNorm needs group_size to divide the {x.shape[-1]} channels: got {self.group_size}"
-            raise ValueError(message)
-        groups = self.num_groups if self.group_size is None else x.shape[-1] // self.group_size
+        size = self.group_size
+        groups = self.num_groups if size is None else preset.groups(x, size, "group_size")
         return {"num_groups": groups, "channel_axis": -1, "eps": self.epsilon}
 
 
@@ -85,6 +89,7 @@ class InstanceNorm(_Stateless, preset.Instance):
     """``flax.linen.InstanceNorm``, of one axis of features."""
 
     epsilon: float = 1e-6
+    _: KW_ONLY
     use_bias: bool = True
     use_scale: bool = True
     feature_axes: int = -1
@@ -110,13 +115,19 @@ class BatchNorm(preset.Batch):
     axis: int = -1
     momentum: float = 0.99
     epsilon: float = 1e-5
+    _: KW_ONLY
     use_bias: bool = True
     use_scale: bool = True
     names = ("mean", "var")
     widens = True
 
     def options(self, x: Array) -> dict[str, Any]:
-        return {"channel_axis": self.axis, "eps": self.epsilon, "momentum": 1 - self.momentum, "correction": 0}
+        return {
+            "channel_axis": self.axis,
+            "eps": self.epsilon,
+            "momentum": self.weight_of_new("momentum"),
+            "correction": 0,
+        }
 
     def __call__(
         self,
@@ -145,6 +156,8 @@ class BatchNorm(preset.Batch):
 
 def arrays(variables: Mapping[str, Mapping[str, Any]], path: str = "") -> dict[str, Array]:
     """Return the arrays of one layer of Flax's variables, of all their collections, for its preset.
+
+    The state of a module of ``flax.nnx`` is a mapping, too, by ``{"state": flax.nnx.to_pure_dict(state)}``.
 
     Examples
     --------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,10 @@ if TYPE_CHECKING:
 
     from .._core.libraries import Array, Shape
 
-CHANNELS = {"channels_last": -1, "N...C": -1, "channels_first": 1, "NC...": 1}
+CHANNELS = {  # formats, as patterns of the whole name, and where their channels are
+    "channels_last|N[^C]*C|(BT|TB)[^D]*D": -1,
+    "channels_first|NC[^C]*": 1,
+}
 
 
 class _Affine(preset.Preset):
@@ -36,10 +40,14 @@ class _Formatted:
     @property
     def param_axis(self) -> Any:
         """The axis of the channels."""
-        if self.data_format not in CHANNELS:
-            message = f"{type(self).__name__} needs data_format of {', '.join(CHANNELS)}: got {self.data_format!r}"
-            raise ValueError(message)
-        return CHANNELS[self.data_format]
+        for pattern, axis in CHANNELS.items():
+            if re.fullmatch(pattern, self.data_format):
+                return axis
+        message = (
+            f"{type(self).__name__} needs data_format to be channels_last, channels_first, or letters such as NHWC and "
+            f"NCHW: got {self.data_format!r}"
+        )
+        raise ValueError(message)
 
 
 def _axes(axis: int | slice | Shape, x: Array) -> Shape:
@@ -144,8 +152,8 @@ class BatchNorm(_Formatted, preset.Batch):
     ) -> tuple[Array, dict[str, Any]]:
         """Return (y, state)."""
         emas, own = (mean_ema, var_ema), is_training or test_local_stats
-        if not own and None in emas:
-            message = "BatchNorm needs mean_ema and var_ema, unless is_training or test_local_stats: got None"
+        if (mean_ema is None) != (var_ema is None) or (mean_ema is None and not own):
+            message = "BatchNorm needs mean_ema and var_ema, or in training neither: got None"
             raise ValueError(message)
         mean, var = (None if own or ema is None else reshape(preset.library(x), ema["average"], (-1,)) for ema in emas)
         shape = tuple(size if i == self.param_axis % x.ndim else 1 for i, size in enumerate(x.shape))
@@ -153,19 +161,22 @@ class BatchNorm(_Formatted, preset.Batch):
         y, stats = self.step(x, mean, var, scale, offset, training=own)
         if not is_training:
             return y, {"mean_ema": mean_ema, "var_ema": var_ema}
+        share = self.weight_of_new("decay_rate")
         new = [
-            _averaged(ema, reshape(preset.library(x), a, shape), self.decay_rate)
+            _averaged(ema, reshape(preset.library(x), a, shape), share)
             for ema, a in zip(emas, stats[:2], strict=True)
         ]
         return y, dict(zip(("mean_ema", "var_ema"), new, strict=True))
 
 
-def _averaged(ema: Mapping[str, Any] | None, value: Array, decay: float) -> dict[str, Any]:
-    """Return an average that has seen another value."""
-    hidden, counter = (0.0, 0) if ema is None else (ema["hidden"], ema["counter"])
-    hidden, counter = hidden * decay + value * (1 - decay), counter + 1
-    share = 1 - decay ** as_number(preset.library(value), counter, value.dtype)
-    return {"hidden": hidden, "average": hidden / share, "counter": counter}
+def _averaged(ema: Mapping[str, Any] | None, value: Array, share: float) -> dict[str, Any]:
+    """Return an average that has seen another value, of which that is a share."""
+    xp, hidden, counter = preset.library(value), 0.0, 0
+    if ema is not None:
+        hidden, counter = reshape(xp, ema["hidden"], tuple(value.shape)), ema["counter"]
+    hidden, counter = hidden * (1 - share) + value * share, counter + 1
+    seen = 1 - (1 - share) ** as_number(xp, counter, value.dtype)
+    return {"hidden": hidden, "average": hidden / seen, "counter": counter}
 
 
 def arrays(params: Mapping[str, Any], name: str, state: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -87,7 +87,12 @@ class BatchNormalization(preset.Batch):
     widens = True
 
     def options(self, x: Array) -> dict[str, Any]:
-        return {"channel_axis": self.axis, "eps": self.epsilon, "momentum": 1 - self.momentum, "correction": 0}
+        return {
+            "channel_axis": self.axis,
+            "eps": self.epsilon,
+            "momentum": self.weight_of_new("momentum"),
+            "correction": 0,
+        }
 
     def __call__(
         self,

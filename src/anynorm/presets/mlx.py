@@ -20,10 +20,12 @@ class _Stateless(preset.Preset):
 
     widens = True
     eps: float
+    bias: bool = True  # which affine rules out, too
 
     def __call__(self, x: Array, /, *, weight: Array | None = None, bias: Array | None = None) -> Array:
         """Return y."""
-        return self.normalize(x, self.allowed("affine", "weight", weight), self.allowed("bias", "bias", bias))
+        weight, bias = self.allowed("affine", "weight", weight), self.allowed("affine", "bias", bias)
+        return self.normalize(x, weight, self.allowed("bias", "bias", bias))
 
 
 @dataclass(frozen=True)
@@ -65,11 +67,6 @@ class InstanceNorm(_Stateless, preset.Instance):
     eps: float = 1e-5
     affine: bool = False
 
-    @property
-    def bias(self) -> bool:
-        """Whether there is a bias."""
-        return self.affine
-
     def options(self, x: Array) -> dict[str, Any]:
         self.sized(x, -1, "dims")
         return {"channel_axis": -1, "eps": self.eps}
@@ -95,11 +92,6 @@ class GroupNorm(_Stateless, preset.Group):
     eps: float = 1e-5
     affine: bool = True
     pytorch_compatible: bool = False
-
-    @property
-    def bias(self) -> bool:
-        """Whether there is a bias."""
-        return self.affine
 
     def options(self, x: Array) -> dict[str, Any]:
         self.sized(x, -1, "dims")
@@ -149,8 +141,11 @@ class BatchNorm(preset.Batch):
         """Return (y, state), or y alone if it does not track running statistics."""
         self.sized(x, -1, "num_features")
         weight, bias = self.allowed("affine", "weight", weight), self.allowed("affine", "bias", bias)
+        self.allowed("track_running_stats", "running_mean", running_mean)
+        self.allowed("track_running_stats", "running_var", running_var)
         if not self.track_running_stats:
             return self.normalize(x, weight, bias)
+        x = x if training else self.widened(x, running_mean, running_var)
         y, stats = self.step(x, running_mean, running_var, weight, bias, training=training)
         return y, self.named(stats)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
+from .._core.arguments import axis_of
 from .._core.libraries import reshape
 from . import _preset as preset
 
@@ -23,10 +24,12 @@ class _FromAxis(preset.Preset):
     epsilon: float
 
     def options(self, x: Array) -> dict[str, Any]:
-        return {"axis": tuple(range(x.ndim)[self.axis :]), "eps": self.epsilon}
+        first = axis_of(type(self).__name__, "axis", self.axis, preset.library(x) and x.ndim)
+        return {"axis": tuple(range(first, x.ndim)), "eps": self.epsilon}
 
     def broadcast(self, a: Array | None, x: Array) -> Array | None:
         """Return a scale or bias at x's rank."""
+        preset.library(x)
         return None if a is None else reshape(preset.library(a), a, (*(1,) * (x.ndim - a.ndim), *a.shape))
 
 
@@ -122,7 +125,7 @@ class BatchNormalization(preset.Batch):
     training_mode: int = 0
 
     def options(self, x: Array) -> dict[str, Any]:
-        return {"channel_axis": 1, "eps": self.epsilon, "momentum": 1 - self.momentum, "correction": 0}
+        return {"channel_axis": 1, "eps": self.epsilon, "momentum": self.weight_of_new("momentum"), "correction": 0}
 
     def __call__(
         self,

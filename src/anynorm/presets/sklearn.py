@@ -60,14 +60,17 @@ class StandardScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # 
 
     def fit(self, X: Array, y: None = None) -> StandardScaler:
         """Take the moments of X, of shape (n_samples, n_features), in place of any from before."""
-        self.__dict__.pop("moments_", None)
-        return self.partial_fit(X)
+        return self._merged(self._checked(X, "fit", reset=True), again=False)
 
     def partial_fit(self, X: Array, y: None = None) -> StandardScaler:
         """Merge the moments of X into those from before."""
-        x = self._checked(X, "partial_fit", reset=not hasattr(self, "moments_"))
+        again = hasattr(self, "moments_")
+        return self._merged(self._checked(X, "partial_fit", reset=not again), again=again)
+
+    def _merged(self, x: Array, *, again: bool) -> StandardScaler:
+        """Take in the moments of x, after those from before or in their place."""
         m = moments(x, axis=0, where=x == x)  # noqa: PLR0124  what is not itself is NaN
-        self.moments_ = merge(self.moments_, m) if hasattr(self, "moments_") else m
+        self.moments_ = merge(self.moments_, m) if again else m
         xp = preset.library(m.mean)
         self.mean_, self.n_samples_seen_ = self.moments_.mean, self.moments_.count
         self.var_ = variance(self.moments_)
@@ -88,8 +91,12 @@ class StandardScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # 
         """Return what transform has made X of."""
         check_is_fitted(self)
         x = self._checked(X, "inverse_transform")
-        x = x * preset.library(x).astype(self.scale_, x.dtype) if self.with_std else x
-        return x + preset.library(x).astype(self.mean_, x.dtype) if self.with_mean else x
+        if self.with_std:
+            x = x * preset.library(x).astype(self.scale_, x.dtype)
+        if self.with_mean:
+            mean, rest = (preset.library(x).astype(a, x.dtype) for a in (self.mean_, self.moments_.rest))
+            x = (x + rest) + mean
+        return x
 
     def _checked(self, x: Array, caller: str, *, reset: bool = False) -> Array:
         """Return x as an array of real floating numbers, of the features that are known."""

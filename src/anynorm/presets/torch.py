@@ -40,11 +40,13 @@ class _Stateful(preset.Stateful):
         training: bool = False,
     ) -> Any:
         """Return (y, state), or y alone if it does not track running statistics."""
-        if x.ndim not in self.ranks:
+        if preset.library(x) and x.ndim not in self.ranks:
             message = f"{type(self).__name__} needs x of rank {' or '.join(map(str, self.ranks))}: got {x.ndim}"
             raise ValueError(message)
         self.sized(x, self.options(x)["channel_axis"], "num_features")
         weight, bias = self.allowed("affine", "weight", weight), self.allowed("affine", "bias", bias)
+        self.allowed("track_running_stats", "running_mean", running_mean)
+        self.allowed("track_running_stats", "running_var", running_var)
         if not self.track_running_stats:
             return self.normalize(x, weight, bias)
         y, stats = self.step(x, running_mean, running_var, weight, bias, training=training, steps=num_batches_tracked)
@@ -104,7 +106,8 @@ class InstanceNorm1d(_Stateful, preset.Instance):
     ranks: ClassVar[tuple[int, ...]] = (2, 3)
 
     def options(self, x: Array) -> dict[str, Any]:
-        return {**super().options(x), "channel_axis": 0 if x.ndim == self.ranks[0] else 1}
+        momentum = 0.0 if self.momentum is None else self.momentum  # which never moves, as there
+        return {**super().options(x), "momentum": momentum, "channel_axis": 0 if x.ndim == self.ranks[0] else 1}
 
 
 class InstanceNorm2d(InstanceNorm1d):
@@ -126,7 +129,7 @@ class _Trailing(preset.Preset):
 
     def options(self, x: Array) -> dict[str, Any]:
         shape = preset.as_tuple(self.normalized_shape)
-        if tuple(x.shape[-len(shape) :]) != shape:
+        if preset.library(x) and tuple(x.shape[-len(shape) :]) != shape:
             message = f"{type(self).__name__} needs x whose shape ends in {shape}: got {tuple(x.shape)}"
             raise ValueError(message)
         return {"axis": tuple(range(-len(shape), 0))}
@@ -147,6 +150,7 @@ class LayerNorm(_Trailing, preset.Layer):
     def __call__(self, x: Array, /, *, weight: Array | None = None, bias: Array | None = None) -> Array:
         """Return y."""
         weight = self.allowed("elementwise_affine", "weight", weight)
+        bias = self.allowed("elementwise_affine", "bias", bias)
         return self.normalize(x, weight, self.allowed("bias", "bias", bias))
 
 
@@ -187,7 +191,7 @@ class GroupNorm(preset.Group):
         return self.normalize(x, self.allowed("affine", "weight", weight), self.allowed("affine", "bias", bias))
 
 
-def arrays(state_dict: Mapping[str, Array], prefix: str = "") -> dict[str, Array]:
+def arrays(state_dict: Mapping[str, Array], path: str = "") -> dict[str, Array]:
     """Return the arrays of one layer of a ``state_dict``, or of what safetensors has loaded, for its preset.
 
     Examples
@@ -196,4 +200,4 @@ def arrays(state_dict: Mapping[str, Array], prefix: str = "") -> dict[str, Array
     >>> presets.torch.arrays({"block.norm.weight": 1, "block.norm.bias": 0, "head.bias": 2}, "block.norm")
     {'weight': 1, 'bias': 0}
     """
-    return preset.arrays(state_dict, prefix)
+    return preset.arrays(state_dict, path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 OFFSETS = (0.0, 1e2, 1e4, 1e6)
 KINDS = (*(f"offset {offset:g}" for offset in OFFSETS), "outlier first", "ramp", "heavy tails", "small spread")
 SHAPE = (4, 16, 7, 6)
+DTYPES = ("float32", "float64", "float16")
 
 
 def data(kind: str, shape: tuple[int, ...], dtype: str = "float32", seed: int = 0) -> Array:
@@ -58,8 +60,8 @@ def data(kind: str, shape: tuple[int, ...], dtype: str = "float32", seed: int = 
 
     rng = np.random.default_rng(seed)
     noise = rng.standard_normal(shape)
-    if kind.startswith("offset"):
-        x = noise + float(kind.split()[1])
+    if offset := re.fullmatch(r"offset ([-+.e\d]+)", kind):
+        x = noise + float(offset[1])
     elif kind == "outlier first":
         x = noise
         x.flat[0] = 1e4
@@ -83,7 +85,7 @@ class Finding(NamedTuple):
     """What a norm did with one kind of data, on one library, in one use of it."""
 
     library: str
-    use: str  # "eager", "read-only", "jitted", "compiled" or "lazy"
+    use: str  # "eager", "read-only", "jitted", "compiled", "exported" or "lazy"
     data: str
     of: str  # "result" or "gradient"
     error: float | None = None  # the largest, against float64; None where there is no result
@@ -206,8 +208,14 @@ def check_norm(
     if norm not in (*reference.NORMS, "last axis"):
         message = f"check_norm needs norm to be one of {', '.join(reference.NORMS)} or last axis: got {norm!r}"
         raise ValueError(message)
+    if dtype not in DTYPES or not all(size > 0 for size in shape) or len(shape) < 2:
+        message = f"check_norm needs dtype of {', '.join(DTYPES)} and shape (N, C, *S): got {dtype} and {shape}"
+        raise ValueError(message)
     case = _Case(function, norm, shape, dtype, eps, within)
     uses = [use for use in _usable(libraries) if dtype in use.floats and (compiled or use.how != "compiled")]
+    if not uses:
+        message = f"check_norm needs a library that has {dtype}: got {', '.join(libraries or ())}"
+        raise ValueError(message)
     return Report(
         norm,
         tuple(
@@ -326,7 +334,7 @@ def _find(case: _Case, use: Use, kind: str, of: str) -> Finding:
         wrong = "a constant slice has to become 0" if of == "result" else "its gradient has to be finite"
         return finding._replace(kept=right, note=None if right else wrong)
     exact, deviation = case.exact(x, dy, case.eps)
-    unit = 1.0 if dy is None else float(abs(exact).max())
+    unit = 1.0 if dy is None else float(abs(exact).max()) or 1.0
     errors = abs(case.split(y) - exact) / unit
     bound = np.asarray(
         promised(np, case.split(x), exact, deviation, unit, case.axes()) / unit if case.within is None else case.within
@@ -375,7 +383,7 @@ def _native_error(case: _Case, use: Use, x: Array, dy: Array | None) -> float | 
     except Exception:  # noqa: BLE001  the native norms refuse what ours take
         return None
     exact, _ = case.exact(x, dy, reference.EPS)
-    unit = 1.0 if dy is None else float(abs(exact).max())
+    unit = 1.0 if dy is None else float(abs(exact).max()) or 1.0
     return float(abs(case.split(theirs) - exact).max() / unit)
 
 
