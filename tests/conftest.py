@@ -12,8 +12,9 @@ from anynorm._pytest import libraries
 from anynorm.testing import USES, Use, usable
 from backends import ABOUT, EXHAUSTIVE, FEATURES, SLOW
 
-# JAX reads it when it is imported; eight devices on one host are what the tests of replicas need.
+# JAX and Keras read these when they are imported; eight devices on one host are what the tests of replicas need.
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+os.environ.setdefault("KERAS_BACKEND", "jax")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

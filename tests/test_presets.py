@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
 from dataclasses import fields
 
 import numpy as np
@@ -12,7 +11,6 @@ import pytest
 from anynorm import presets
 from oracles import assert_near
 
-os.environ.setdefault("KERAS_BACKEND", "jax")  # Keras reads it when it is imported
 F32 = np.float32
 
 

@@ -163,8 +163,7 @@ class BatchNorm(_Formatted, preset.Batch):
             return y, {"mean_ema": mean_ema, "var_ema": var_ema}
         share = self.weight_of_new("decay_rate")
         new = [
-            _averaged(ema, reshape(preset.library(x), a, shape), share)
-            for ema, a in zip(emas, stats[:2], strict=True)
+            _averaged(ema, reshape(preset.library(x), a, shape), share) for ema, a in zip(emas, stats[:2], strict=True)
         ]
         return y, dict(zip(("mean_ema", "var_ema"), new, strict=True))
 
