@@ -160,6 +160,7 @@ def test_halves_are_rounded_once(xp, dtype, name, rng):
     assert_within(xp.numpy(y), right, ulp(right, dtype) + 2e-6)
 
 
+@pytest.mark.slow_on("jax")
 @each_mixture
 @pytest.mark.eager
 def test_constants_are_zero_at_every_eps(xp, name, rng):
@@ -171,6 +172,7 @@ def test_constants_are_zero_at_every_eps(xp, name, rng):
     assert all(np.isfinite(a).all() for a in xp.numpy(pullback(xp.array(np.ones(SHAPE, F32)))))
 
 
+@pytest.mark.slow_on("jax")
 @each_mixture
 @pytest.mark.eager
 def test_channels_may_be_last_and_shapes_change_between_calls(xp, name, rng):
@@ -196,6 +198,7 @@ def test_pullbacks_are_differences_of_the_papers(xp, name, kind, rng):
     assert_near(dx, right[0])
 
 
+@pytest.mark.slow_on("jax")
 @each_mixture
 @pytest.mark.dtypes("float16", "bfloat16")
 def test_pullbacks_of_halves_are_rounded_once(xp, dtype, name, rng):

@@ -178,6 +178,7 @@ def test_halves_are_rounded_once(xp, dtype, case, rng):
     assert_within(xp.numpy(y), right, ulp(right, dtype) + 2e-6)
 
 
+@pytest.mark.slow_on("jax")
 @first_cases
 @pytest.mark.eager
 def test_integers_are_of_the_default_float_and_empty_arrays_stay_empty(xp, case, rng):
@@ -193,6 +194,7 @@ def test_integers_are_of_the_default_float_and_empty_arrays_stay_empty(xp, case,
     assert xp.numpy(pullback(empty)[0]).shape == (*SHAPE[:3], 0)
 
 
+@pytest.mark.slow_on("jax")
 @first_cases
 @pytest.mark.eager
 def test_channels_may_be_anywhere(xp, case, rng):
@@ -282,6 +284,7 @@ def test_pullbacks_are_differences_of_the_formula(xp, case, rng):
     assert_gradients_near(found, differences(function, wide, dy))
 
 
+@pytest.mark.slow_on("jax", "dask")
 @first_cases
 @pytest.mark.dtypes("float16", "bfloat16")
 def test_pullbacks_of_halves_are_rounded_once(xp, dtype, case, rng):

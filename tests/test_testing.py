@@ -27,8 +27,16 @@ each_library = pytest.mark.parametrize(
 )
 
 
-@each_library
-@pytest.mark.parametrize("norm", RIGHT)
+@pytest.mark.parametrize(
+    ("norm", "library"),
+    [
+        pytest.param(
+            norm, name, marks=[pytest.mark.library(name), *([pytest.mark.slow] if name == "jax" and seldom else [])]
+        )
+        for name in reference.LIBRARIES
+        for norm, seldom in zip(RIGHT, (True, False, True, False, True, True), strict=True)
+    ],
+)
 def test_ours_are_right(library, norm):
     report = testing.check_norm(RIGHT[norm], norm, libraries=[library])
     assert report.kept, str(report)
