@@ -583,7 +583,9 @@ def test_the_table_of_an_input_has_one_row_a_norm(save: Callable[..., str], caps
     assert "in float32" not in out
 
 
-@pytest.mark.parametrize("shape", [(3, 4), (1, 1), (2, 6, 3, 3, 2)])
+@pytest.mark.parametrize(
+    "shape", [(1, 1), *(pytest.param(s, marks=pytest.mark.slow) for s in ((3, 4), (2, 6, 3, 3, 2)))]
+)
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_any_rank_from_2_and_any_number_of_channels(
     library: str,

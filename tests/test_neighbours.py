@@ -127,7 +127,7 @@ BROKEN = {  # what is done before anynorm is imported, the environment, and the 
         "ModuleNotFoundError: No module named 'numba.core'",
     ),
 }  # fmt: skip
-OFTEN = ("filelock is not installed", "Numba is too old for NumPy", "a folder is called numba", "Numba is mocked")
+OFTEN = ("filelock is not installed", "a folder is called numba")
 
 
 @numba
@@ -295,8 +295,10 @@ HAZARDS = {
     "its files are damaged": DAMAGED,
     "its folder is gone": "folder.rmdir()",
     "its lock cannot be opened": pytest.param('(folder / "anynorm.lock").mkdir()', marks=pytest.mark.slow),
-    "another process holds its lock": HELD,
-    "the disk is full": pytest.param(FULL, marks=pytest.mark.skipif(os.name == "nt", reason="no limits of files")),
+    "another process holds its lock": pytest.param(HELD, marks=pytest.mark.slow),
+    "the disk is full": pytest.param(
+        FULL, marks=[pytest.mark.slow, pytest.mark.skipif(os.name == "nt", reason="no limits of files")]
+    ),
     **{
         name: pytest.param(prepare, marks=pytest.mark.skipif(MAY_ALL, reason="the superuser may open everything"))
         for name, prepare in {
