@@ -90,13 +90,14 @@ def comparison(report: Report) -> str:
     exact = {row.library: ratio(row.native_error, row.error) for row in rows}
     fast = {row.library: ratio(row.native_seconds, row.seconds) for row in rows}
     clauses = [
-        f"{listed(ratios)} times as {word}"
+        f"{listed(ratios, alone=len(rows) == 1)} times as {word}"
         for word, ratios in (("exact", exact), ("fast", fast))
         if any(ratios.values())
     ]
     if not clauses:
         return ""
-    what = f"{'gradient of ' * report.gradients}layer norm{', compiled where that can be,' * report.compiled}"
+    on = f" on {rows[0].library}" if len(rows) == 1 else ""
+    what = f"{'gradient of ' * report.gradients}layer norm{on}{', compiled where that can be,' * report.compiled}"
     where = f"of {report.data.file}" if offset is None else f"at offset {short(offset, 0)}"
     compared = ", and ".join(clauses) + "," * (len(clauses) > 1)
     return f"On this machine anynorm's {what} {where} is {compared} as the library's own or the textbook's."
@@ -107,9 +108,9 @@ def ratio(native: float | None, ours: float | None) -> float | None:
     return native / ours if native and ours and math.isfinite(native / ours) else None
 
 
-def listed(ratios: Mapping[str, float | None]) -> str:
-    """Return the ratios that are known, as in 1,200 (numpy), 2.1 (jax) and 0.70 (torch)."""
-    *first, last = [f"{times(number)} ({library})" for library, number in ratios.items() if number]
+def listed(ratios: Mapping[str, float | None], *, alone: bool) -> str:
+    """Return the ratios that are known, as in 1,200 (numpy), 2.1 (jax) and 0.70 (torch), or one alone as 1,200."""
+    *first, last = [times(number) + f" ({library})" * (not alone) for library, number in ratios.items() if number]
     return f"{', '.join(first)} and {last}" if first else last
 
 
