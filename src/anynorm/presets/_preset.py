@@ -113,11 +113,10 @@ class Group(Preset):
     norm = staticmethod(norms.group_norm)
 
 
-class Instance(Stateful):
-    """Instance norm."""
+class Instance(Preset):
+    """Instance norm, which keeps a state in PyTorch alone."""
 
     norm = staticmethod(norms.instance_norm)
-    train = staticmethod(running.instance_norm_train)
 
 
 class Batch(Stateful):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from .._running import instance_norm_train
 from . import _preset as preset
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ class BatchNorm3d(BatchNorm1d):
 
 
 @dataclass(frozen=True)
-class InstanceNorm1d(_Stateful, preset.Instance):
+class InstanceNorm1d(preset.Instance, _Stateful):
     """``torch.nn.InstanceNorm1d``, of x of shape (N, C, L) or (C, L).
 
     Examples
@@ -104,6 +105,7 @@ class InstanceNorm1d(_Stateful, preset.Instance):
     affine: bool = False
     track_running_stats: bool = False
     ranks: ClassVar[tuple[int, ...]] = (2, 3)
+    train = staticmethod(instance_norm_train)
 
     def options(self, x: Array) -> dict[str, Any]:
         momentum = 0.0 if self.momentum is None else self.momentum  # which never moves, as there
