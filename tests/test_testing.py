@@ -104,6 +104,18 @@ def test_the_worst_element_is_where_it_is_worst():
     assert np.allclose([f.error for f in report.findings if f.error], 1, atol=1e-4)
 
 
+@pytest.mark.library("torch")
+def test_the_table_fits_60_columns():
+    finding = testing.Finding("torch", "compiled", "outlier first", "gradient", 1.2e-5, 2e-6, 1e-3, kept=False)
+    kept = testing.Finding("numpy", "read-only", "small spread", "result", 1e-7, 2e-6, None, kept=True)
+    lines = str(testing.Report("layer", (finding, kept, finding._replace(data="ramp")))).splitlines()
+    assert max(map(len, lines)) <= 60
+    assert [line.split() for line in lines[2:]] == [
+        ["torch", "compiled", "dx", "outlier", "first", "1.2e-5", "1.0e-3", "2", "MISSED"],
+        ["numpy", "read-only", "y", "small", "spread", "1.0e-7", "-", "kept"],
+    ]
+
+
 def test_an_error_may_be_allowed():
     def coarse(x):
         return anynorm.layer_norm(x) + np.float32(1e-4) * (x != x[..., :1])

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 OFFSETS = (0.0, 1e2, 1e4, 1e6)
 KINDS = (*(f"offset {offset:g}" for offset in OFFSETS), "outlier first", "ramp", "heavy tails", "small spread")
 SHAPE = (4, 16, 7, 6)
+OF = {"result": "y", "gradient": "dx"}  # as the table has it
 DTYPES = ("float32", "float64", "float16")
 
 
@@ -116,19 +117,28 @@ class Report(NamedTuple):
 
     def __str__(self) -> str:
         """Return a table: a row for each library and use, result and gradient, of what was worst."""
-        cells: list[tuple[str, ...]] = [("library", "use", "of", "worst data", "error", "native's", "allowed", "")]
+        cells: list[tuple[str, ...]] = [("library", "of", "worst data", "error", "native", "")]
         notes = []
-        groups: dict[tuple[str, ...], list[Finding]] = {}
+        groups: dict[tuple[str, str], list[Finding]] = {}
         for finding in self.findings:
-            groups.setdefault((finding.library, finding.use, finding.of), []).append(finding)
+            where = finding.library if finding.use == "eager" else f"{finding.library} {finding.use}"
+            groups.setdefault((where, OF[finding.of]), []).append(finding)
         for key, found in groups.items():
             worst = max(found, key=_excess)
-            numbers = (short(a) for a in (worst.error, worst.native_error, worst.bound))
             missed = sum(not finding.kept for finding in found)
-            cells.append((*key, worst.data, *numbers, f"{missed} of {len(found)} MISSED" if missed else "kept"))
+            cells.append(
+                (
+                    *key,
+                    worst.data,
+                    short(worst.error),
+                    short(worst.native_error),
+                    f"{missed} MISSED" if missed else "kept",
+                )
+            )
             if worst.note:
-                notes.append(f"{', '.join(key)}, {worst.data}: {worst.note}")
-        return "\n".join([*drawn(Table(cells, range(4, 7))), *notes])
+                allowed = f" (up to {short(worst.bound)} is allowed)" if worst.bound else ""
+                notes.append(f"{', '.join(key)}, {worst.data}: {worst.note}{allowed}")
+        return "\n".join([*drawn(Table(cells, range(3, 6))), *notes])
 
 
 def _excess(finding: Finding) -> float:
