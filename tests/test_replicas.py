@@ -59,6 +59,7 @@ SHARDED = [  # every norm over each of its axes, on one kind of shards
 
 
 @pytest.mark.eager
+@pytest.mark.slow_on("jax")  # whose own replicas are tested below
 @pytest.mark.parametrize(("name", "axis", "shards"), SHARDED)
 def test_a_norm_of_shards_is_the_norm_of_the_whole(xp, name, axis, shards):
     (call, axes), (cuts, offset) = CALLS[name], SHARDS[shards]

@@ -316,6 +316,7 @@ def test_empty_arrays_have_empty_gradients(xp, shape):
 
 
 @pytest.mark.eager
+@pytest.mark.slow_on("jax")
 @pytest.mark.parametrize(("norm", "collectives"), [(n, 1 if n.rms else 2) for n in NORMS], ids=str)
 def test_a_pullback_over_shards_is_that_of_the_whole(xp, norm, collectives, rng):
     shape = (4, 2, 6, 8)  # split along its last axis, which every norm but one shares statistics over
