@@ -15,7 +15,7 @@ nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "virtualenv"
 
 PROJECT = nox.project.load_toml("pyproject.toml")
-WORKERS = ("-n", "3", "--dist", "worksteal")
+WORKERS = ("-n", "auto", "--maxprocesses", "8", "--dist", "worksteal")  # more than there are cores take longer
 ARRAY_API = {"ANYNORM_ENGINE": "array-api"}
 PLAIN = "not compiled and not inductor and not jit and not bench and not engine"  # where there is a choice of engine
 
