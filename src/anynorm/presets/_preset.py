@@ -30,8 +30,7 @@ class Preset:
     def normalize(self, x: Array, weight: Array | None, bias: Array | None, where: Array | None = None) -> Array:
         """Normalise x by its own statistics."""
         x = self.widened(x, weight, bias)
-        options = {name: value for name, value in self.options(x).items() if name not in {"momentum", "correction"}}
-        return self.norm(x, weight=weight, bias=bias, where=where, **options)
+        return self.norm(x, weight=weight, bias=bias, where=where, **_but_for_training(self.options(x)))
 
     def widened(self, x: Array, *parameters: Array | None) -> Array:
         """Return x in the dtype of the result."""
@@ -62,6 +61,16 @@ class Preset:
             raise ValueError(message)
         return x
 
+    def trailing(self, x: Array, option: str, more: int | None = None) -> Shape:
+        """Return the last axes of x, whose sizes an option says; there may be so many more."""
+        library(x)  # which it has to have
+        shape = as_tuple(getattr(self, option))
+        if tuple(x.shape[-len(shape) :]) != shape or (more is not None and x.ndim > len(shape) + more):
+            what = f"x whose shape ends in {shape}" if more is None else f"a sample of shape {shape}, or a batch"
+            message = f"{type(self).__name__} needs {what}: got {tuple(x.shape)}"
+            raise ValueError(message)
+        return tuple(range(-len(shape), 0))
+
     def weight_of_new(self, option: str) -> float:
         """Return what the new batch weighs, where an option says what the old value does."""
         return 1 - float(number(type(self).__name__, option, getattr(self, option), 0.0, 1.0))
@@ -83,8 +92,7 @@ class Stateful(Preset):
         affine = {"weight": weight, "bias": bias, "where": where}
         if training:
             return self.train(x, stats, **affine, **options)  # type: ignore[no-any-return]
-        del options["momentum"], options["correction"]
-        return self.norm(x, stats=stats, **affine, **options), stats
+        return self.norm(x, stats=stats, **affine, **_but_for_training(options)), stats
 
     def start(self, x: Array) -> running.RunningStats:
         """Return what a new layer has: mean 0 and variance 1."""
@@ -93,6 +101,27 @@ class Stateful(Preset):
     def named(self, stats: running.RunningStats) -> dict[str, Array]:
         """Return a state under its names in the framework."""
         return dict(zip(self.names, stats[:2], strict=True))
+
+
+class Tracking(Stateful):
+    """A norm whose options say whether it has a weight and a bias, and whether it tracks running statistics."""
+
+    names = ("running_mean", "running_var")
+    affine: bool
+    track_running_stats: bool
+
+    def track(
+        self, x: Array, weight: Array | None, bias: Array | None, mean: Array | None, var: Array | None,
+        *, training: bool, steps: Any = 0,
+    ) -> tuple[Array, running.RunningStats | None]:  # fmt: skip
+        """Return y and the state, None if none is tracked."""
+        weight, bias = self.allowed("affine", "weight", weight), self.allowed("affine", "bias", bias)
+        mean, var = (
+            self.allowed("track_running_stats", name, a) for name, a in zip(self.names, (mean, var), strict=True)
+        )
+        if not self.track_running_stats:
+            return self.normalize(x, weight, bias), None
+        return self.step(x, mean, var, weight, bias, training=training, steps=steps)
 
 
 class Layer(Preset):
@@ -124,6 +153,11 @@ class Batch(Stateful):
 
     norm = staticmethod(norms.batch_norm)
     train = staticmethod(running.batch_norm_train)
+
+
+def _but_for_training(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options that inference has, too."""
+    return {name: value for name, value in options.items() if name not in {"momentum", "correction"}}
 
 
 def along(a: Array | None, axes: int | slice | Shape, x: Array) -> Array | None:

@@ -24,11 +24,7 @@ class _Whole(preset.Preset):
     eps: float
 
     def options(self, x: Array) -> dict[str, Any]:
-        shape = preset.as_tuple(self.shape)
-        if tuple(x.shape[-len(shape) :]) != shape or x.ndim > len(shape) + 1:
-            message = f"{type(self).__name__} needs a sample of shape {shape}, or a batch: got {tuple(x.shape)}"
-            raise ValueError(message)
-        return {"axis": tuple(range(-len(shape), 0)), "eps": self.eps}
+        return {"axis": self.trailing(x, "shape", more=1), "eps": self.eps}
 
     def __call__(self, x: Array, /, *, weight: Array | None = None, bias: Array | None = None) -> Array:
         """Return y."""

@@ -113,7 +113,7 @@ class GroupNorm(_Stateless, preset.Group):
 
 
 @dataclass(frozen=True)
-class BatchNorm(preset.Batch):
+class BatchNorm(preset.Batch, preset.Tracking):
     """``mlx.nn.BatchNorm``: its running variance is unbiased since July 2026."""
 
     num_features: int
@@ -121,7 +121,6 @@ class BatchNorm(preset.Batch):
     momentum: float = 0.1
     affine: bool = True
     track_running_stats: bool = True
-    names = ("running_mean", "running_var")
     widens = True
 
     def options(self, x: Array) -> dict[str, Any]:
@@ -140,14 +139,9 @@ class BatchNorm(preset.Batch):
     ) -> Any:
         """Return (y, state), or y alone if it does not track running statistics."""
         self.sized(x, -1, "num_features")
-        weight, bias = self.allowed("affine", "weight", weight), self.allowed("affine", "bias", bias)
-        self.allowed("track_running_stats", "running_mean", running_mean)
-        self.allowed("track_running_stats", "running_var", running_var)
-        if not self.track_running_stats:
-            return self.normalize(x, weight, bias)
         x = x if training else self.widened(x, running_mean, running_var)
-        y, stats = self.step(x, running_mean, running_var, weight, bias, training=training)
-        return y, self.named(stats)
+        y, stats = self.track(x, weight, bias, running_mean, running_var, training=training)
+        return y if stats is None else (y, self.named(stats))
 
 
 def arrays(parameters: Mapping[str, Any], path: str = "") -> dict[str, Array]:

@@ -14,16 +14,13 @@ if TYPE_CHECKING:
     from .._core.libraries import Array, Shape
 
 
-class _Stateful(preset.Stateful):
+class _Stateful(preset.Tracking):
     """What batch and instance norm have in common."""
 
-    names = ("running_mean", "running_var")
     ranks: ClassVar[tuple[int, ...]]
     num_features: int
     eps: float
     momentum: float | None
-    affine: bool
-    track_running_stats: bool
 
     def options(self, x: Array) -> dict[str, Any]:
         return {"channel_axis": 1, "eps": self.eps, "momentum": self.momentum, "correction": 1}
@@ -45,13 +42,8 @@ class _Stateful(preset.Stateful):
             message = f"{type(self).__name__} needs x of rank {' or '.join(map(str, self.ranks))}: got {x.ndim}"
             raise ValueError(message)
         self.sized(x, self.options(x)["channel_axis"], "num_features")
-        weight, bias = self.allowed("affine", "weight", weight), self.allowed("affine", "bias", bias)
-        self.allowed("track_running_stats", "running_mean", running_mean)
-        self.allowed("track_running_stats", "running_var", running_var)
-        if not self.track_running_stats:
-            return self.normalize(x, weight, bias)
-        y, stats = self.step(x, running_mean, running_var, weight, bias, training=training, steps=num_batches_tracked)
-        return y, {**self.named(stats), "num_batches_tracked": stats.steps}
+        y, stats = self.track(x, weight, bias, running_mean, running_var, training=training, steps=num_batches_tracked)
+        return y if stats is None else (y, {**self.named(stats), "num_batches_tracked": stats.steps})
 
 
 @dataclass(frozen=True)
@@ -124,21 +116,8 @@ class InstanceNorm3d(InstanceNorm1d):
     ranks = (4, 5)
 
 
-class _Trailing(preset.Preset):
-    """What layer and RMS norm have in common: the axes that they normalise are the last, of sizes that they know."""
-
-    normalized_shape: int | Shape
-
-    def options(self, x: Array) -> dict[str, Any]:
-        shape = preset.as_tuple(self.normalized_shape)
-        if preset.library(x) and tuple(x.shape[-len(shape) :]) != shape:
-            message = f"{type(self).__name__} needs x whose shape ends in {shape}: got {tuple(x.shape)}"
-            raise ValueError(message)
-        return {"axis": tuple(range(-len(shape), 0))}
-
-
 @dataclass(frozen=True)
-class LayerNorm(_Trailing, preset.Layer):
+class LayerNorm(preset.Layer):
     """``torch.nn.LayerNorm``: weight and bias have the trailing shape that is normalised."""
 
     normalized_shape: int | Shape
@@ -147,7 +126,7 @@ class LayerNorm(_Trailing, preset.Layer):
     bias: bool = True
 
     def options(self, x: Array) -> dict[str, Any]:
-        return {**super().options(x), "eps": self.eps}
+        return {"axis": self.trailing(x, "normalized_shape"), "eps": self.eps}
 
     def __call__(self, x: Array, /, *, weight: Array | None = None, bias: Array | None = None) -> Array:
         """Return y."""
@@ -157,7 +136,7 @@ class LayerNorm(_Trailing, preset.Layer):
 
 
 @dataclass(frozen=True)
-class RMSNorm(_Trailing, preset.Rms):
+class RMSNorm(preset.Rms):
     """``torch.nn.RMSNorm``: an eps of None is the distance from 1 to the next number of the dtype computed in."""
 
     normalized_shape: int | Shape
@@ -165,10 +144,9 @@ class RMSNorm(_Trailing, preset.Rms):
     elementwise_affine: bool = True
 
     def options(self, x: Array) -> dict[str, Any]:
-        xp = preset.library(x)
-        wide = xp is not None and x.dtype == xp.float64
-        smallest = 2.0**-52 if wide else 2.0**-23
-        return {**super().options(x), "eps": smallest if self.eps is None else self.eps}
+        axes = self.trailing(x, "normalized_shape")
+        smallest = 2.0**-52 if x.dtype == preset.library(x).float64 else 2.0**-23
+        return {"axis": axes, "eps": smallest if self.eps is None else self.eps}
 
     def __call__(self, x: Array, /, *, weight: Array | None = None) -> Array:
         """Return y."""

@@ -437,6 +437,7 @@ USES = (
 )
 
 
+@cache
 def usable(library: str) -> bool:
     """Whether the library is installed; CuPy also needs a GPU, and dpnp a driver of the CPU."""
     try:
