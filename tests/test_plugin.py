@@ -32,11 +32,11 @@ pytest_plugins = ["pytester"]
 def run(pytester):
     """Return a function that runs pytest on files, as another project does, and returns its status and output."""
 
-    def run(*options, files, alone=False):
+    def run(*options, files):
         for name, text in files.items():
             (pytester.path / name).write_text(text)
         options = ("-v", "-p", "no:cacheprovider", "-p", "no:xdist", *options)
-        done = pytester.runpytest_subprocess(*options) if alone else pytester.runpytest_inprocess(*options)
+        done = pytester.runpytest_subprocess(*options)  # what it imports in this process would be imported twice
         return done.ret, done.stdout.str() + done.stderr.str()
 
     return run
@@ -49,7 +49,7 @@ def test_a_test_that_takes_xp_runs_in_every_use_of_the_library_asked_for(run):
 
 
 def test_without_the_option_every_usable_library_is_run(run):
-    status, out = run(files={"test_mine.py": TEST}, alone=True)
+    status, out = run(files={"test_mine.py": TEST})
     assert status == 0, out
     assert "test_norm[numpy] PASSED" in out
 
@@ -60,7 +60,7 @@ def test_a_library_that_is_not_there_is_an_error(run):
 
 
 def test_what_is_no_array_library_is_an_error(run):
-    status, out = run("--library", "json", files={"test_mine.py": TEST}, alone=True)
+    status, out = run("--library", "json", files={"test_mine.py": TEST})
     assert (status, "--library needs an array library" in out) == (4, True), out
 
 
@@ -73,7 +73,7 @@ def test_a_dtype_that_no_library_has_is_an_error(run):
 
 def test_a_test_that_does_not_take_xp_never_asks_for_libraries(run):
     text = "import sys\n\ndef test():\n    assert 'anynorm.testing' not in sys.modules\n"
-    status, out = run(files={"test_mine.py": text}, alone=True)
+    status, out = run(files={"test_mine.py": text})
     assert status == 0, out
 
 
