@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import nox
 
@@ -105,6 +106,28 @@ def clusters(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def figures(session: nox.Session) -> None:
+    """Measure what the README and the docs say of errors and speed, and write it there: minutes of a quiet machine."""
+    install(session, "test", "bench", "clusters")
+    tests = {"PYTHONPATH": "tests"}
+    commands = (  # of which table, run how often, printed as what
+        ("accuracy", 1, "json", "anynorm", "check", "--json"),
+        ("accuracy", 1, "json", "anynorm", "check", "--gradients", "--json"),
+        ("speed", 3, "json", "bench", "--figures", "--rounds", "25", "--json"),
+        ("first", 1, "txt", "bench.first"),
+        ("clusters", 1, "txt", "bench.clusters"),
+    )
+    for table in ("libraries", "conventions"):
+        session.run("python", "-m", "tables", table, env=tests)
+    for table, times, suffix, *command in commands:
+        found = [Path(session.create_tmp(), f"{table}{i}.{suffix}") for i in range(times)]
+        for file in found:
+            with file.open("w") as out:
+                session.run("python", "-m", *command, env=tests, stdout=out)
+        session.run("python", "-m", "tables", table, *map(str, found), env=tests)
+
+
+@nox.session(default=False)
 def xla_gpu(session: nox.Session) -> None:
     """Count the kernels that XLA makes of the norms for a GPU, which takes none."""
     install(session, "test", "jax")
@@ -165,3 +188,10 @@ def docs(session: nox.Session) -> None:
     session.run("sphinx-build", "-W", "--keep-going", "-E", "-d", "docs/_build/read", "docs", "docs/_build/html")
     session.run("python", "docs/doctests.py")  # of what has been read
     session.run("python", "-W", "error", "-m", "doctest", "README.md")
+
+
+@nox.session(default=False)
+def links(session: nox.Session) -> None:
+    """Follow every link of the docs and the docstrings, those to other hosts too, which takes a network."""
+    install(session, "docs")
+    session.run("sphinx-build", "-b", "linkcheck", "-E", "-d", "docs/_build/read", "docs", "docs/_build/links")

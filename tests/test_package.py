@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import re
 import subprocess
 import sys
 import tomllib
 import tracemalloc
+from importlib.metadata import metadata
 from pathlib import Path
 
 import numpy as np
@@ -134,3 +136,27 @@ def test_the_package_holds_no_benchmark():
     modules = [file.relative_to(package) for file in package.rglob("*.py")]
     assert Path("_cli/check.py") in modules
     assert [file for file in modules if "bench" in str(file)] == []
+
+
+# ------------------------------------------------------------------------------------------------ the README
+
+README = Path(__file__).parents[1] / "README.md"
+LINK = r"\[[^\]]*\]\(([^)]*)\)"
+
+
+@pytest.mark.parametrize("link", sorted(set(re.findall(LINK, README.read_text()))))
+def test_a_link_of_the_readme_leads_to_a_page_of_the_docs(link):
+    file, _, heading = link.partition("#")
+    if link.startswith("https://"):
+        return
+    page = README.parent / file
+    assert page.is_file()
+    titles = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE) if heading else [""]
+    assert heading in {title.lower().replace(" ", "-") for title in titles}
+
+
+def test_a_page_of_an_index_has_no_link_to_files_that_it_does_not_have():
+    description = metadata("anynorm").get_payload()
+    assert description.startswith("# anynorm\n")
+    assert '`python -m nox -s "tests(numpy)"`' in description
+    assert [link for link in re.findall(LINK, description) if not link.startswith("https://")] == []

@@ -706,10 +706,3 @@ X = batches(1)[0]
 def test_what_does_not_fit_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
-
-
-def test_the_table_of_conventions_is_that_of_the_presets():
-    import conventions_table
-
-    page = conventions_table.PAGE.read_text()
-    assert page == conventions_table.written(page), "python tests/conventions_table.py writes it anew"

@@ -375,7 +375,7 @@ def switchable_norm_train(
     x, mean_logits, var_logits, weight, bias, channel_axis, eps, where, sync
         As in :func:`switchable_norm`.
     stats, momentum, correction
-        As in :func:`batch_norm_train`. The authors' code has correction 0.
+        As in :func:`batch_norm_train`.
 
     Returns
     -------

@@ -1,19 +1,16 @@
-"""The table of conventions in the docs, drawn from the presets: `python tests/conventions_table.py` writes it."""
+"""The table of conventions, drawn from the presets."""
 
 from __future__ import annotations
 
 from dataclasses import MISSING, fields
-from pathlib import Path
 
 import numpy as np
 
 from anynorm import presets
-from libraries_table import table
+
+from . import table
 
 MINUS = "\N{MINUS SIGN}"
-PAGE = Path(__file__).parents[1] / "docs/guide/conventions.md"
-BEGIN = "<!-- conventions table: from `python tests/conventions_table.py` -->"
-END = "<!-- end of conventions table -->"
 X = np.zeros((2, 4, 3, 32), dtype=np.float16)
 FRAMEWORKS = {  # its batch, layer, group, instance and RMS norm, made with what has no default
     "PyTorch": (
@@ -104,20 +101,10 @@ def affine(instance):
     return "yes" if not flags else {True: "yes", False: "no", MISSING: "to be given"}[flags[0].default]
 
 
-def drawn() -> str:
-    head = ("", "anynorm", *FRAMEWORKS)
+def drawn() -> dict[str, str]:
+    """Return the table of its page."""
     rows = [
         (name, own, *(draw(*five) for five in FRAMEWORKS.values()))
         for (name, draw), own in zip(ROWS.items(), OURS, strict=True)
     ]
-    return table([head, *rows])
-
-
-def written(text: str) -> str:
-    """Return the page with the table in its place."""
-    before, rest = text.split(BEGIN)
-    return f"{before}{BEGIN}\n\n{drawn()}\n\n{END}" + rest.split(END)[1]
-
-
-if __name__ == "__main__":
-    PAGE.write_text(written(PAGE.read_text()))
+    return {"docs/guide/conventions.md": table([("", "anynorm", *FRAMEWORKS), *rows])}
