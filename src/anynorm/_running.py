@@ -230,7 +230,9 @@ def batch_norm_train(
     >>> import numpy as np
     >>> import anynorm
     >>> x = np.asarray([[1.0, 10.0], [3.0, 30.0]])
-    >>> y, stats = anynorm.batch_norm_train(x, anynorm.running_stats(2, like=x), momentum=0.5)
+    >>> y, stats = anynorm.batch_norm_train(
+    ...     x, anynorm.running_stats(2, like=x), momentum=0.5
+    ... )
     >>> stats
     RunningStats(mean=array([ 1., 10.]), var=array([  1.5, 100.5]), steps=array(1))
     """
@@ -292,7 +294,9 @@ def instance_norm_train(
     >>> import numpy as np
     >>> import anynorm
     >>> x = np.asarray([[[1.0, 3.0]], [[10.0, 30.0]]])
-    >>> y, stats = anynorm.instance_norm_train(x, anynorm.running_stats(1, like=x), momentum=1)
+    >>> y, stats = anynorm.instance_norm_train(
+    ...     x, anynorm.running_stats(1, like=x), momentum=1
+    ... )
     >>> stats
     RunningStats(mean=array([11.]), var=array([101.]), steps=array(1))
     """

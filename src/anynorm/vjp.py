@@ -259,7 +259,9 @@ def group_norm() -> None:
     --------
     >>> import numpy as np
     >>> from anynorm import vjp
-    >>> y, pullback = vjp.group_norm(np.asarray([[1.0, 3.0, 5.0, 0.0]]), 1, bias=np.zeros(4))
+    >>> y, pullback = vjp.group_norm(
+    ...     np.asarray([[1.0, 3.0, 5.0, 0.0]]), 1, bias=np.zeros(4)
+    ... )
     >>> [gradient.shape for gradient in pullback(y) if gradient is not None]
     [(1, 4), (4,)]
     """
@@ -684,7 +686,9 @@ def batch_renorm_train() -> None:
     >>> import anynorm
     >>> from anynorm import vjp
     >>> x = np.asarray([[1.0, 10.0], [3.0, 30.0]])
-    >>> (y, stats), pullback = vjp.batch_renorm_train(x, anynorm.running_stats(2, like=x), d_max=1, weight=np.ones(2))
+    >>> (y, stats), pullback = vjp.batch_renorm_train(
+    ...     x, anynorm.running_stats(2, like=x), d_max=1, weight=np.ones(2)
+    ... )
     >>> pullback(np.ones_like(y))[1]
     array([2., 2.])
     """
@@ -807,7 +811,9 @@ def local_response_norm() -> None:
     --------
     >>> import numpy as np
     >>> from anynorm import vjp
-    >>> y, pullback = vjp.local_response_norm(np.asarray([[1.0, 0.0, 0.0]]), 1, alpha=1.0, beta=1.0)
+    >>> y, pullback = vjp.local_response_norm(
+    ...     np.asarray([[1.0, 0.0, 0.0]]), 1, alpha=1.0, beta=1.0
+    ... )
     >>> pullback(np.ones_like(y))[0]
     array([[0., 1., 1.]])
     """
@@ -844,7 +850,9 @@ def spectral_norm() -> None:
     --------
     >>> import numpy as np
     >>> from anynorm import vjp
-    >>> (y, u), pullback = vjp.spectral_norm(np.asarray([[2.0, 0.0], [0.0, 1.0]]), np.asarray([1.0, 0.0]))
+    >>> (y, u), pullback = vjp.spectral_norm(
+    ...     np.asarray([[2.0, 0.0], [0.0, 1.0]]), np.asarray([1.0, 0.0])
+    ... )
     >>> pullback(np.ones_like(y))[0]
     array([[-0.25,  0.5 ],
            [ 0.5 ,  0.5 ]])

@@ -122,7 +122,12 @@ def register(array_type: type, namespace: Namespace, /) -> None:
     >>> import anynorm
     >>> class Boxed(np.lib.mixins.NDArrayOperatorsMixin):
     ...     def __init__(self, array):
-    ...         self.array, self.dtype, self.ndim, self.shape = array, array.dtype, array.ndim, array.shape
+    ...         self.array, self.dtype, self.ndim, self.shape = (
+    ...             array,
+    ...             array.dtype,
+    ...             array.ndim,
+    ...             array.shape,
+    ...         )
     ...
     ...     def __getitem__(self, index):
     ...         return Boxed(self.array[index])

@@ -106,7 +106,9 @@ class BatchNorm(preset.Batch):
     --------
     >>> import numpy as np
     >>> from anynorm import presets
-    >>> y, state = presets.flax.BatchNorm(use_running_average=False)(np.asarray([[1.0], [3.0]]))
+    >>> y, state = presets.flax.BatchNorm(use_running_average=False)(
+    ...     np.asarray([[1.0], [3.0]])
+    ... )
     >>> state["mean"].round(3), state["var"]
     (array([0.02]), array([1.]))
     """
@@ -162,7 +164,10 @@ def arrays(variables: Mapping[str, Mapping[str, Any]], path: str = "") -> dict[s
     Examples
     --------
     >>> from anynorm import presets
-    >>> variables = {"params": {"Norm_0": {"scale": 1, "bias": 0}}, "batch_stats": {"Norm_0": {"mean": 2, "var": 3}}}
+    >>> variables = {
+    ...     "params": {"Norm_0": {"scale": 1, "bias": 0}},
+    ...     "batch_stats": {"Norm_0": {"mean": 2, "var": 3}},
+    ... }
     >>> presets.flax.arrays(variables, "Norm_0")
     {'scale': 1, 'bias': 0, 'mean': 2, 'var': 3}
     """

@@ -184,7 +184,10 @@ def arrays(params: Mapping[str, Any], name: str, state: Mapping[str, Any] | None
     Examples
     --------
     >>> from anynorm import presets
-    >>> params, state = {"net/norm": {"scale": 1}}, {"net/norm/~/mean_ema": {"average": 2}, "net/norm/~/var_ema": {}}
+    >>> params, state = (
+    ...     {"net/norm": {"scale": 1}},
+    ...     {"net/norm/~/mean_ema": {"average": 2}, "net/norm/~/var_ema": {}},
+    ... )
     >>> presets.haiku.arrays(params, "net/norm", state)
     {'scale': 1, 'mean_ema': {'average': 2}, 'var_ema': {}}
     """

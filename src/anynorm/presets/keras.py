@@ -74,7 +74,11 @@ class BatchNormalization(preset.Batch):
     >>> import numpy as np
     >>> from anynorm import presets
     >>> norm = presets.keras.BatchNormalization(epsilon=0)
-    >>> norm(np.asarray([[1.0], [3.0]]), moving_mean=np.asarray([2.0]), moving_variance=np.asarray([4.0]))[0].ravel()
+    >>> norm(
+    ...     np.asarray([[1.0], [3.0]]),
+    ...     moving_mean=np.asarray([2.0]),
+    ...     moving_variance=np.asarray([4.0]),
+    ... )[0].ravel()
     array([-0.5,  0.5])
     """
 

@@ -54,7 +54,9 @@ class BatchNorm1d(_Stateful, preset.Batch):
     --------
     >>> import numpy as np
     >>> from anynorm import presets
-    >>> y, state = presets.torch.BatchNorm1d(1, eps=0)(np.asarray([[1.0], [3.0]]), training=True)
+    >>> y, state = presets.torch.BatchNorm1d(1, eps=0)(
+    ...     np.asarray([[1.0], [3.0]]), training=True
+    ... )
     >>> y.ravel(), state["running_mean"], state["running_var"]
     (array([-1.,  1.]), array([0.2]), array([1.1]))
     """
@@ -177,7 +179,9 @@ def arrays(state_dict: Mapping[str, Array], path: str = "") -> dict[str, Array]:
     Examples
     --------
     >>> from anynorm import presets
-    >>> presets.torch.arrays({"block.norm.weight": 1, "block.norm.bias": 0, "head.bias": 2}, "block.norm")
+    >>> presets.torch.arrays(
+    ...     {"block.norm.weight": 1, "block.norm.bias": 0, "head.bias": 2}, "block.norm"
+    ... )
     {'weight': 1, 'bias': 0}
     """
     return preset.arrays(state_dict, path)

@@ -6,7 +6,11 @@
 ...     d = x - x.mean(axis=-1, keepdims=True)
 ...     return d / np.sqrt((d * d).mean(axis=-1, keepdims=True) + 1e-5)
 >>> report = testing.check_norm(textbook, "last axis", libraries=["numpy"])
->>> [finding.data for finding in report.findings if finding.use == "eager" and not finding.kept]
+>>> [
+...     finding.data
+...     for finding in report.findings
+...     if finding.use == "eager" and not finding.kept
+... ]
 ['offset 100', 'offset 10000', 'offset 1e+06', 'ramp', 'small spread']
 """
 

@@ -212,7 +212,9 @@ def check_norm(
     --------
     >>> import anynorm
     >>> from anynorm import testing
-    >>> testing.check_norm(anynorm.instance_norm, "instance", libraries=["numpy", "dask"]).kept
+    >>> testing.check_norm(
+    ...     anynorm.instance_norm, "instance", libraries=["numpy", "dask"]
+    ... ).kept
     True
     """
     if norm not in (*reference.NORMS, "last axis"):
