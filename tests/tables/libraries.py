@@ -15,12 +15,15 @@ def drawn() -> dict[str, str]:
 
 
 def full() -> str:
-    """Return what works on which library, and what it lacks."""
-    rows = [("library", "version", "used", *FEATURES, "lacks")]
-    for library, about in ABOUT.items():
-        lacks = "; ".join(f"{name}: {reason}" for name, reason in about.lacks.items())
-        rows.append((title(library), about.tested or "none yet", about.used, *works(library), lacks))
-    return table(rows)
+    """Return what works on which library, and below it why the rest does not."""
+    rows = [("library", "version", "used", *FEATURES)]
+    rows += [(title(name), a.tested or "none yet", a.used, *works(name)) for name, a in ABOUT.items()]
+    reasons = [
+        f"* **{title(library)}** lacks {name}: {reason}."
+        for library, about in ABOUT.items()
+        for name, reason in about.lacks.items()
+    ]
+    return "\n".join([table(rows), "", *reasons])
 
 
 def short() -> str:

@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     from bench.figures import Figure
 
 PAGE = "docs/guide/speed.md"
-TABLES = LARGE, AFFINE, TEXTBOOK, MASKED, COMPILED, JAX = (
+TABLES = LARGE, AFFINE, TEXTBOOK, MASKED, COMPILED, EAGER, JITTED = (
     "large arrays",
     "weight and bias",
     "beside the textbook",
     "masks",
     "compiled by PyTorch",
-    "JAX",
+    "JAX, eager",
+    "JAX, jitted",
 )
 WORK = {"forward": "forward", "both": "forward and backward"}
 GIVEN = {
@@ -67,7 +68,7 @@ def place(figure: Figure) -> tuple[str, str, str]:
     """Return the table, the row and the column of a figure."""
     case, ratio, what = figure.case, figure.ratio, of(figure.case)
     if case.library == "jax":
-        return JAX, what, f"{ratio.replace('native', 'Flax')}, {case.mode}, {WORK[case.work]}"
+        return EAGER if case.mode == "eager" else JITTED, what, f"{ratio.replace('native', 'Flax')}, {WORK[case.work]}"
     if case.mode == "compiled":
         return COMPILED, what, f"{ratio}, {WORK[case.work]}"
     row, column = f"{what}{GIVEN[case.given]}", f"{ratio}, {title(case.library)}"
