@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import anynorm
-from anynorm._cli.reference import centred, exact, shared, widen  # noqa: F401 (the tests have these from here)
 from anynorm.testing._check import KINDS, OFFSETS, data  # noqa: F401
+from anynorm.testing._reference import centred, exact, shared, widen  # noqa: F401 (the tests have these from here)
 
 if TYPE_CHECKING:
     from collections.abc import Callable

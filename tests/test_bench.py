@@ -18,9 +18,9 @@ import pytest
 
 import anynorm
 import bench.__main__ as cli
-from anynorm._cli.reference import Found, exact, shared
 from anynorm._engines.choice import choice
 from anynorm._install import install
+from anynorm.testing._reference import Found, exact, shared
 from bench import arguments as options
 from bench import calls, figures, plot, report, revisions, rivals
 from bench import clock as clocks

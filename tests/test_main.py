@@ -20,9 +20,10 @@ import pytest
 
 import anynorm
 import anynorm._cli as cli
-from anynorm._cli import check, data, findings, reference
-from anynorm._cli import report as printing
+from anynorm import _report as printing
+from anynorm._cli import check, data, findings
 from anynorm._install import install
+from anynorm.testing import _reference as reference
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -130,7 +131,7 @@ def test_every_promise_is_kept(
     rows = [row for row in document["rows"] if row["library"] == library]
     assert [(row["norm"], row["offset"]) for row in rows] == [(n, o) for n in check.OURS for o in (0, 1e4)]
     for row in rows:
-        assert row["error"] <= row["bound"] == pytest.approx(check.ERROR)
+        assert row["error"] <= row["bound"] == pytest.approx(reference.ERROR)
         assert row["kept"] is True
         assert row["note"] is None
         assert row["dtype"] == "float32"
@@ -258,7 +259,7 @@ def test_at_an_offset_ours_has_to_be_the_better(
     row = beside(exact, offset)
     assert row.error is not None
     assert row.native_error is not None
-    assert row.native_error < row.error < check.ERROR
+    assert row.native_error < row.error < reference.ERROR
     assert row.kept is kept
 
 
@@ -340,7 +341,7 @@ def test_both_tables_say_the_same(
     ],
 )
 def test_numbers_are_short(number: float | None, text: str) -> None:
-    assert findings.short(number) == text
+    assert printing.short(number) == text
 
 
 # ------------------------------------------------------------------------------------------------ the summary

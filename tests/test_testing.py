@@ -9,7 +9,7 @@ import pytest
 
 import anynorm
 from anynorm import _cli, testing
-from anynorm._cli import reference
+from anynorm.testing import _reference as reference
 from oracles import assert_within
 
 RIGHT = {

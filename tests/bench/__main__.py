@@ -6,8 +6,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import anynorm
-from anynorm._cli import reference
-from anynorm._cli.report import at_once, watched
+from anynorm._report import at_once, watched
+from anynorm.testing import _reference as reference
 
 from . import comparison, revisions
 from .arguments import checked, parser
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable, Sequence
 
-    from anynorm._cli.reference import Found
+    from anynorm.testing._reference import Found
 
     from .cases import Case
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import anynorm
-from anynorm._cli.reference import EPS, shared
+from anynorm.testing._reference import EPS, shared
 
 from .clock import interleaved, seconds
 

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import anynorm
-from anynorm._cli.report import show
+from anynorm._report import show
 
 from .report import listed
 from .units import duration, percent, times_as_long

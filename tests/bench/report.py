@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import anynorm
-from anynorm._cli.report import MISSED, Table, show
+from anynorm._report import MISSED, Table, show
 
 from .cases import by
 from .figures import EXTRA, Reached, held
@@ -17,7 +17,7 @@ from .units import duration, percent, size, times_as_long
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from anynorm._cli.reference import Found
+    from anynorm.testing._reference import Found
 
     from .cases import Case
     from .results import Result

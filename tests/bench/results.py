@@ -5,8 +5,8 @@ from __future__ import annotations
 import statistics
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from anynorm._cli.report import say
 from anynorm._engines import watch
+from anynorm._report import say
 
 from . import calls, clock, rivals
 

@@ -6,8 +6,8 @@ from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from anynorm._cli import reference
-from anynorm._cli.report import say
+from anynorm._report import say
+from anynorm.testing import _reference as reference
 
 from .calls import Given, calling, jax_call, ours
 

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import anynorm
 from anynorm._engines import problems
 from anynorm._engines.choice import choice
+from anynorm._report import at_once, say, watched
+from anynorm.testing import _reference as reference
 
-from . import reference
 from .check import measure
 from .data import asked_for, noise
 from .findings import Report, as_json, show
-from .report import at_once, say, watched
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import math
-import sys
 from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import anynorm
 from anynorm._engines import watch
-
-from . import reference
-from .reference import EPS, num_groups, shared
-from .report import say
+from anynorm._report import say
+from anynorm.testing import _reference as reference
+from anynorm.testing._reference import EPS, num_groups, promised, shared
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .reference import Array, Found, Namespace
+    from anynorm.testing._reference import Array, Found, Namespace
 
-ERROR = 2e-6  # the promise for float32 data of unit spread ...
-UNIT = 8.0  # ... whose results stay below this; larger results have coarser last places
 DIFFERENCE = 1e-5  # from the native norm, at offset 0
 ROUNDS, SECONDS = 20, 0.2  # of timing: so many, or fewer once they have taken so long
 
@@ -138,14 +134,3 @@ def limit(np: Namespace, x: Array, dtype: Any, deviation: Array) -> str | None:
         return None
     largest = max(abs(float(x.min())), abs(float(x.max())))
     return f"x reaches {largest:.1e}, and its squares leave {top.dtype}, which ends at {top.max:.1e}: scale x down"
-
-
-def promised(np: Namespace, x: Array, exact: Array, deviation: Array, unit: float, axes: tuple[int, ...]) -> Array:
-    """Return how far from exact a result may be, for every element or for all; unit is 1, or the largest gradient."""
-    largest = abs(exact).max()
-    if x.dtype == "float64":
-        digits = abs(x).max(axis=axes, keepdims=True) / deviation  # that x's offset takes from it
-        return np.maximum(1e-14 * (unit + largest), 4 * sys.float_info.epsilon * digits * unit)
-    single = ERROR * max(unit, largest / UNIT)
-    # float16 is computed in float32 and rounded once.
-    return single if x.dtype == "float32" else np.maximum(np.spacing(abs(exact).astype(x.dtype)), single)

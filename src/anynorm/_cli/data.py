@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from .report import say
+from anynorm._report import say
 
 if TYPE_CHECKING:
-    from .reference import Array, Namespace
+    from anynorm.testing._reference import Array, Namespace
 
 SHAPE = (16, 32, 28, 28)
 OFFSETS = (0.0, 1e4)

@@ -8,16 +8,18 @@ import textwrap
 from typing import TYPE_CHECKING, NamedTuple
 
 import anynorm
+from anynorm._report import MISSED, Table, finite, short
+from anynorm._report import show as show_parts
+from anynorm.testing._reference import ERROR, UNIT
 
-from .check import DIFFERENCE, ERROR, UNIT, Row
-from .report import MISSED, Table
-from .report import show as show_parts
+from .check import DIFFERENCE, Row
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from anynorm.testing._reference import Found
+
     from .data import Data
-    from .reference import Found
 
 
 class Report(NamedTuple):
@@ -56,11 +58,6 @@ def as_json(report: Report) -> str:
         "rows": rows,
     }
     return json.dumps(document, indent=2, allow_nan=False)
-
-
-def finite(number: float | None) -> float | None:
-    """Return a number as JSON has it, which knows no NaN and no infinity."""
-    return number if number is not None and math.isfinite(number) else None
 
 
 WIDTH = 60  # that everything fits but paths and commands
@@ -161,14 +158,6 @@ def table(report: Report) -> list[tuple[str, ...]]:
 
 
 RIGHT = range(2, 6)  # the columns of numbers
-
-
-def short(number: float | None, decimals: int = 1) -> str:
-    """Return a number as 1.5e-7, without zeros in its exponent."""
-    if number is None or number == 0 or not math.isfinite(number):
-        return "-" if number is None else f"{number:g}"
-    digits, exponent = f"{number:.{decimals}e}".split("e")
-    return f"{digits}e{int(exponent)}" if int(exponent) else digits
 
 
 PROMISES = {

@@ -8,17 +8,15 @@ import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from anynorm._cli import reference
-from anynorm._cli.check import promised
-from anynorm._cli.findings import finite, short
-from anynorm._cli.report import Table, drawn, say
+from anynorm._report import Table, drawn, finite, say, short
 
+from . import _reference as reference
 from ._uses import USES, Compiled, Use, usable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from anynorm._cli.reference import Array
+    from ._reference import Array
 
 OFFSETS = (0.0, 1e2, 1e4, 1e6)
 KINDS = (*(f"offset {offset:g}" for offset in OFFSETS), "outlier first", "ramp", "heavy tails", "small spread")
@@ -348,9 +346,8 @@ def _find(case: _Case, use: Use, kind: str, of: str) -> Finding:
     exact, deviation = case.exact(x, dy, case.eps)
     unit = 1.0 if dy is None else float(abs(exact).max()) or 1.0
     errors = abs(case.split(y) - exact) / unit
-    bound = np.asarray(
-        promised(np, case.split(x), exact, deviation, unit, case.axes()) / unit if case.within is None else case.within
-    )
+    promised = reference.promised(np, case.split(x), exact, deviation, unit, case.axes()) / unit
+    bound = np.asarray(promised if case.within is None else case.within)
     kept = bool(np.all(errors <= bound))
     note = None if kept else _worst(case, x, y, exact, errors / bound)
     return finding._replace(

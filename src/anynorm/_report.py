@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import sys
 from contextlib import redirect_stdout, suppress
@@ -134,3 +135,16 @@ def watched(items: Sequence[Any], describe: Callable[[Any], str]) -> Iterator[An
             bar.update(task, description=describe(item))
             yield item
             bar.advance(task)
+
+
+def short(number: float | None, decimals: int = 1) -> str:
+    """Return a number as 1.5e-7, without zeros in its exponent."""
+    if number is None or number == 0 or not math.isfinite(number):
+        return "-" if number is None else f"{number:g}"
+    digits, exponent = f"{number:.{decimals}e}".split("e")
+    return f"{digits}e{int(exponent)}" if int(exponent) else digits
+
+
+def finite(number: float | None) -> float | None:
+    """Return a number as JSON has it, which knows no NaN and no infinity."""
+    return number if number is not None and math.isfinite(number) else None

@@ -1,4 +1,4 @@
-"""What is right: the norms by their formula, exactly, and as other libraries have them; nothing of it is ours.
+"""What is right: the norms by their formula, exactly, and as other libraries have them; and how near to it is right.
 
 The textbook is the formula in any library's own mean and variance; the oracle is the formula in a wider dtype of
 NumPy's; the native norms are those that a library brings. `check`, the tests and the benchmark all compare with these.
@@ -8,13 +8,13 @@ Array libraries are imported inside functions alone: the command has to start, a
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from anynorm._install import install
-
-from .report import say
+from anynorm._report import say
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 Array: TypeAlias = Any
 Namespace: TypeAlias = Any
 Norm: TypeAlias = "Callable[[Array], Array]"
+
+ERROR = 2e-6  # the promise for float32 data of unit spread ...
+UNIT = 8.0  # ... whose results stay below this; larger results have coarser last places
 
 NORMS = ("layer", "rms", "group", "instance", "batch")
 GROUPS = 8
@@ -286,3 +289,14 @@ def theirs(found: Found, norm: str, x: Array, dy: Array = None) -> Array:
     if found.name == "jax":
         return import_module("jax").vjp(native, x)[1](dy)[0]
     return textbook_both(found.xp, norm, x.shape)(x, dy)[1]
+
+
+def promised(np: Namespace, x: Array, exact: Array, deviation: Array, unit: float, axes: tuple[int, ...]) -> Array:
+    """Return how far from exact a result may be, for every element or for all; unit is 1, or the largest gradient."""
+    largest = abs(exact).max()
+    if x.dtype == "float64":
+        digits = abs(x).max(axis=axes, keepdims=True) / deviation  # that x's offset takes from it
+        return np.maximum(1e-14 * (unit + largest), 4 * sys.float_info.epsilon * digits * unit)
+    single = ERROR * max(unit, largest / UNIT)
+    # float16 is computed in float32 and rounded once.
+    return single if x.dtype == "float32" else np.maximum(np.spacing(abs(exact).astype(x.dtype)), single)
