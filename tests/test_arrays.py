@@ -45,14 +45,35 @@ SHAPES = {
     "stats of the wrong length": (
         lambda x, m: anynorm.batch_norm(x, stats=RunningStats(m, m)),
         zeros(5),
-        r"stats.mean of shape \(4,\).*x.shape\[1\].*got \(5,\); make the state with running_stats\(4, like=x\)",
+        r"mean of shape \(4,\).*x.shape\[1\].*got \(5,\); make .* running_stats\(4, like=x\), or name axis 2 of x",
     ),
+    "stats of no axis": (
+        lambda x, m: anynorm.batch_norm(x, stats=RunningStats(m, m)),
+        zeros(7),
+        r"running_stats\(4, like=x\)$",
+    ),
+    "weight of channels last": (
+        lambda x, w: anynorm.batch_norm(x, weight=w),
+        zeros(5),
+        r"weight of shape \(4,\).*got \(5,\); reshape it, or name axis 2 of x, whose size it has$",
+    ),
+    "weight of no axis": (lambda x, w: anynorm.batch_norm(x, weight=w), zeros(7), r"got \(7,\); reshape it$"),
     "stats of length 1": (lambda x, m: anynorm.batch_norm(x, stats=RunningStats(m, m)), zeros(1), r"got \(1,\)"),
     "stats of rank 2": (lambda x, m: anynorm.batch_norm_train(x, RunningStats(m, m)), zeros(1, 4), r"got \(1, 4\)"),
     "mask that enlarges": (
         lambda x, m: anynorm.layer_norm(x, where=m),
         np.ones((6, 4, 6), dtype=bool),
-        r"where.*\(6, 4, 5\).*got \(6, 4, 6\)",
+        r"where.*\(6, 4, 5\).*got \(6, 4, 6\); give it x's rank",
+    ),
+    "mask without the last axis": (
+        lambda x, m: anynorm.layer_norm(x, where=m),
+        np.ones((6, 4), dtype=bool),
+        r"where.*\(6, 4, 5\).*got \(6, 4\); pass where\[..., None\]$",
+    ),
+    "mask of the samples": (
+        lambda x, m: anynorm.layer_norm(x, where=m),
+        np.ones(6, dtype=bool),
+        r"where.*\(6, 4, 5\).*got \(6,\); pass where\[..., None, None\]$",
     ),
     "mask of higher rank": (
         lambda x, m: anynorm.layer_norm(x, where=m),

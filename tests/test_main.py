@@ -352,66 +352,76 @@ def layer(library: str, offset: float | None = 1e4, **numbers: Any) -> check.Row
     return check.Row(library, "layer", offset, kept=numbers.pop("kept", True), **numbers)
 
 
+NATIVE = {
+    "numpy": "the textbook formula",
+    "jax": "Flax",
+    "torch": "torch.nn.functional",
+    "dask": "the textbook formula",
+}
+
+
 def found(*rows: check.Row, gradients: bool = False, compiled: bool = False) -> findings.Report:
     file = "x.npy" if rows[-1].offset is None else None
-    return findings.Report(data.Data(file, "float32", (2, 3), 1, ()), gradients, compiled, [], list(rows), {})
+    libraries = [reference.Found(name, native=native) for name, native in NATIVE.items()]
+    given = data.Data(file, "float32", (2, 3), 1, ())
+    return findings.Report(given, gradients, compiled, libraries, list(rows), {})
 
 
 ERRORS, SPEEDS = {"error": 5e-7, "native_error": 6.17e-4}, {"seconds": 2.0, "native_seconds": 4.2}
-BEST = "as the library's own or the textbook's."
+EXACT = "1,200 times as exact as the textbook formula"
 SAID = {
-    "one library": (
-        [layer("numpy", **ERRORS, **SPEEDS)], {},
-        "layer norm on numpy at offset 1e4 is 1,200 times as exact, and 2.1 times as fast, " + BEST,
-    ),
+    "one library": ([layer("numpy", **ERRORS, **SPEEDS)], f"on numpy {EXACT}, and 2.1 times as fast."),
     "several": (
         [
             layer("numpy", **ERRORS, **SPEEDS),
             layer("jax", error=4e-7, native_error=1e3, seconds=1.0, native_seconds=0.0844),
             layer("torch", error=4e-7, native_error=3.6e-7, seconds=1.0, native_seconds=1.0),
         ],
-        {},
-        "layer norm at offset 1e4 is 1,200 (numpy), 2,500,000,000 (jax) and 0.90 (torch) times as exact, and "
-        "2.1 (numpy), 0.084 (jax) and 1.0 (torch) times as fast, " + BEST,
+        (
+            f"on numpy {EXACT}, and 2.1 times as fast; on jax 2,500,000,000 times as exact as Flax, and 0.084 times as "
+            f"fast; on torch 0.90 times as exact as torch.nn.functional, and 1.0 times as fast. The slowest there is "
+            f"layer norm on jax, 0.084 times as fast."
+        ),
+    ),
+    "another norm is the slowest": (
+        [layer("numpy", **ERRORS, **SPEEDS), layer("numpy", seconds=1.0, native_seconds=0.5)._replace(norm="group")],
+        f"on numpy {EXACT}, and 2.1 times as fast. The slowest there is group norm on numpy, 0.50 times as fast.",
     ),
     "the array with the last offset alone": (
-        [layer("dask", 0.0, error=1.0, native_error=1.0), layer("numpy", **ERRORS)], {},
-        "layer norm on numpy at offset 1e4 is 1,200 times as exact " + BEST,
+        [layer("dask", 0.0, error=1.0, native_error=1.0), layer("numpy", **ERRORS)], f"on numpy {EXACT}."
     ),
-    "no times": ([layer("numpy", **ERRORS)], {}, "layer norm on numpy at offset 1e4 is 1,200 times as exact " + BEST),
     "an error of 0": (
-        [layer("numpy", error=0.0, native_error=1.0, **SPEEDS)], {},
-        "layer norm on numpy at offset 1e4 is 2.1 times as fast " + BEST,
+        [layer("numpy", error=0.0, native_error=1.0, **SPEEDS)], "on numpy 2.1 times as fast as the textbook formula."
     ),
     "native NaN": (
-        [layer("numpy", error=5e-7, native_error=np.nan), layer("dask", **ERRORS)], {},
-        "layer norm at offset 1e4 is 1,200 (dask) times as exact " + BEST,
+        [layer("numpy", error=5e-7, native_error=np.nan), layer("dask", **ERRORS)], f"on dask {EXACT}."
     ),
-    "native infinite": ([layer("numpy", error=5e-7, native_error=np.inf)], {}, ""),
-    "no native": ([layer("numpy", error=5e-7)], {}, ""),
+    "native infinite": ([layer("numpy", error=5e-7, native_error=np.inf)], ""),
+    "no native": ([layer("numpy", error=5e-7)], ""),
     "missed": (
-        [layer("numpy", **ERRORS, **SPEEDS, kept=False), layer("dask", **ERRORS)], {},
-        "layer norm on dask at offset 1e4 is 1,200 times as exact " + BEST,
+        [layer("numpy", **ERRORS, **SPEEDS, kept=False), layer("dask", **ERRORS)], f"on dask {EXACT}."
     ),
-    "failed": ([layer("numpy", note="failed: ...", kept=False)], {}, ""),
-    "of a file": (
-        [layer("numpy", None, **ERRORS)], {}, "layer norm on numpy of x.npy is 1,200 times as exact " + BEST
-    ),
-    "gradients": (
-        [layer("numpy", **SPEEDS)], {"gradients": True},
-        "gradient of layer norm on numpy at offset 1e4 is 2.1 times as fast " + BEST,
-    ),
-    "compiled": (
-        [layer("torch", **SPEEDS)], {"compiled": True},
-        "layer norm on torch, compiled where that can be, at offset 1e4 is 2.1 times as fast " + BEST,
-    ),
+    "failed": ([layer("numpy", note="failed: ...", kept=False)], ""),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", SAID)
 def test_the_last_sentence_says_what_was_measured_and_no_more(case: str) -> None:
-    rows, options, said = SAID[case]
-    assert findings.comparison(found(*rows, **options)) == (f"On this machine anynorm's {said}" if said else "")
+    rows, said = SAID[case]
+    whole = f"On this machine anynorm's layer norm of data around 1e4 is {said}" if said else ""
+    assert findings.comparison(found(*rows)) == whole
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "said"),
+    [
+        ([layer("numpy", None, **ERRORS)], {}, "layer norm of x.npy is on numpy "),
+        ([layer("numpy", **SPEEDS)], {"gradients": True}, "gradient of layer norm of data around 1e4 is on numpy "),
+        ([layer("torch", **SPEEDS)], {"compiled": True}, "layer norm, compiled where that can be, of data around 1e4 "),
+    ],
+)
+def test_the_last_sentence_says_of_what(rows: list[check.Row], options: dict[str, Any], said: str) -> None:
+    assert findings.comparison(found(*rows, **options)).startswith(f"On this machine anynorm's {said}")
 
 
 def test_the_summary_is_the_verdict_and_the_comparison() -> None:
@@ -575,7 +585,8 @@ def test_the_table_of_an_input_has_one_row_a_norm(save: Callable[..., str], caps
     assert cli.main(["check", "--input", file]) == 0
     out = capsys.readouterr().out
     title, _, _ = out.partition("\n\n")
-    assert " ".join(title.split()) == f"anynorm {anynorm.__version__} on {file}: uint8 (2, 3, 4), channels on axis 1"
+    on = f"{file}: uint8 of shape (2, 3, 4), channels on axis 1"
+    assert " ".join(title.split()) == f"anynorm {anynorm.__version__} on {on}"
     rows = [line.split() for line in out.splitlines() if line.rstrip().endswith("kept")]
     assert [row[-6:-4] for row in rows] == [[norm, "float64"] for norm in check.OURS]
     assert "1e-14 times 1 + the largest" in out
@@ -797,7 +808,7 @@ def test_the_engine_that_ran_is_said(capsys, only, engine):
     only()
     with anynorm.engine(engine):
         assert cli.main(["check"]) == 0
-        assert f"\nrun by: {engine} (numpy)\n" in capsys.readouterr().out
+        assert f"\nengines that ran: {engine} (numpy)\n" in capsys.readouterr().out
         assert cli.main(["check", "--json"]) == 0
     assert {row["engine"] for row in json.loads(capsys.readouterr().out)["rows"]} == {engine}
 
@@ -809,7 +820,7 @@ def test_an_engine_that_cannot_be_used_is_said(
     monkeypatch.setattr(cli, "problems", lambda: {"numba": "it is broken; mend it", "jax": "so is it"})
     assert cli.main(["check"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[lines.index("engine numba: it is broken; mend it") - 1].startswith("run by: ")
+    assert lines[lines.index("engine numba: it is broken; mend it") - 1].startswith("engines that ran: ")
     assert lines[lines.index("engine numba: it is broken; mend it") + 1] == "engine jax: so is it"
     assert report(capsys)[1]["engines"] == {"numba": "it is broken; mend it", "jax": "so is it"}
 

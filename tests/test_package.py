@@ -40,6 +40,15 @@ def test_every_norm_has_a_pullback():
     assert norms == set(anynorm.vjp.__all__) - {"Pullback"}
 
 
+def test_the_packages_beside_the_norms_are_imported_when_they_are_used():
+    assert python("import sys, anynorm; print('anynorm.presets' in sys.modules)") == "False\n"
+    assert python("import anynorm; print(anynorm.presets.keras.LayerNormalization().epsilon)") == "0.001\n"
+    assert python("import anynorm; print(anynorm.testing.KINDS[0])") == "offset 0\n"
+    assert {"presets", "testing"} < set(dir(anynorm))
+    with pytest.raises(AttributeError, match="module 'anynorm' has no attribute 'nothing'"):
+        _ = anynorm.nothing
+
+
 def test_importing_anynorm_imports_no_array_library():
     heavy = "{'numpy', 'torch', 'jax', 'cupy', 'dask', 'mlx', 'numba', 'array_api_strict', 'rich'}"
     assert python(f"import sys, anynorm; print(sorted({heavy} & set(sys.modules)))").strip() == "[]"

@@ -1,5 +1,7 @@
 """Batch, layer, instance and group norm for the arrays of any library."""
 
+from importlib import import_module as _import_module
+
 from . import vjp
 from ._core.libraries import register
 from ._engines import engine
@@ -54,3 +56,16 @@ __all__ = [
     "zscore",
 ]
 __version__ = "0.1.0"
+
+_BESIDE = ("presets", "testing")  # packages that are imported when they are first used
+
+
+def __getattr__(name: str) -> object:
+    if name in _BESIDE:
+        return _import_module(f"{__name__}.{name}")
+    message = f"module {__name__!r} has no attribute {name!r}"
+    raise AttributeError(message)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_BESIDE})

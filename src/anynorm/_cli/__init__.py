@@ -36,10 +36,10 @@ The last sentence says how layer norm compares."""
 
 DETAILS = """\
 what is promised:
-  Without --input the norms run on float32 data of unit spread, at offset 0 and
-  1e4. The error is to stay within 2e-6, the difference from the native norm at
-  offset 0 within 1e-5, and at 1e4 ours is never to be the worse of the two by
-  more than one last place of the largest result.
+  Without --input the norms run on float32 data of standard deviation 1 around
+  0 and around 1e4, the offset. The error is to stay within 2e-6, at offset 0
+  the difference from the native norm within 1e-5, and at 1e4 ours is never to
+  be the worse of the two by more than one last place of the largest result.
   With --input the error is to stay
     in float16  within one last place of the result,
     in float32  within 2e-6, times the largest result / 8 where that is above 1,
@@ -106,7 +106,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(argv: Sequence[str] | None) -> int:
     """Run a command, and return the exit status."""
-    parser = argparse.ArgumentParser(prog="anynorm", description="What anynorm is worth on this machine.")
+    parser = argparse.ArgumentParser(
+        prog="anynorm", description="Batch, layer, instance and group norm for the arrays of any library."
+    )
     parser.add_argument("--version", action="version", version=f"anynorm {anynorm.__version__}")
     parser.set_defaults(run=None)
     add_check(parser.add_subparsers(title="commands", metavar="COMMAND"))

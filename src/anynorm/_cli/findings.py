@@ -81,34 +81,35 @@ def verdict(report: Report) -> str:
 
 
 def comparison(report: Report) -> str:
-    """Return how layer norm on the last array compares, where it is as promised; nothing if that is not known."""
+    """Return how layer norm on the last array compares, where it is as promised, and which norm is slowest there."""
     offset = report.rows[-1].offset
-    rows = [row for row in report.rows if row.norm == "layer" and row.offset == offset and row.kept]
-    exact = {row.library: ratio(row.native_error, row.error) for row in rows}
-    fast = {row.library: ratio(row.native_seconds, row.seconds) for row in rows}
-    clauses = [
-        f"{listed(ratios, alone=len(rows) == 1)} times as {word}"
-        for word, ratios in (("exact", exact), ("fast", fast))
-        if any(ratios.values())
-    ]
+    rows = [row for row in report.rows if row.offset == offset and row.kept]
+    clauses = [*filter(None, (compared(report, row) for row in rows if row.norm == "layer"))]
     if not clauses:
         return ""
-    on = f" on {rows[0].library}" if len(rows) == 1 else ""
-    what = f"{'gradient of ' * report.gradients}layer norm{on}{', compiled where that can be,' * report.compiled}"
-    where = f"of {report.data.file}" if offset is None else f"at offset {short(offset, 0)}"
-    compared = ", and ".join(clauses) + "," * (len(clauses) > 1)
-    return f"On this machine anynorm's {what} {where} is {compared} as the library's own or the textbook's."
+    what = f"{'gradient of ' * report.gradients}layer norm{', compiled where that can be,' * report.compiled}"
+    of = f"of {report.data.file}" if offset is None else f"of data around {short(offset, 0)}"
+    return f"On this machine anynorm's {what} {of} is {'; '.join(clauses)}.{slowest(rows)}"
+
+
+def compared(report: Report, row: Row) -> str:
+    """Return how a norm compares with the library's native one, as in 1,200 times as exact as the textbook formula."""
+    native = next((found.native for found in report.libraries if found.name == row.library), None)
+    ratios = {"exact": ratio(row.native_error, row.error), "fast": ratio(row.native_seconds, row.seconds)}
+    said = [f"{times(number)} times as {word}" for word, number in ratios.items() if number]
+    return f"on {row.library} {', and '.join([f'{said[0]} as {native}', *said[1:]])}" if said else ""
+
+
+def slowest(rows: Iterable[Row]) -> str:
+    """Return which norm is the slowest beside the native one, nothing if none is slower."""
+    speeds = [(speed, row.norm, row.library) for row in rows if (speed := ratio(row.native_seconds, row.seconds))]
+    speed, norm, library = min(speeds, default=(1.0, "", ""))
+    return f" The slowest there is {norm} norm on {library}, {times(speed)} times as fast." if speed < 1 else ""
 
 
 def ratio(native: float | None, ours: float | None) -> float | None:
     """Return how many times as much the native norm has of something, None where that is no number."""
     return native / ours if native and ours and math.isfinite(native / ours) else None
-
-
-def listed(ratios: Mapping[str, float | None], *, alone: bool) -> str:
-    """Return the ratios that are known, as in 1,200 (numpy), 2.1 (jax) and 0.70 (torch), or one alone as 1,200."""
-    *first, last = [times(number) + f" ({library})" * (not alone) for library, number in ratios.items() if number]
-    return f"{', '.join(first)} and {last}" if first else last
 
 
 def times(number: float) -> str:
@@ -120,13 +121,16 @@ def times(number: float) -> str:
 def heading(report: Report) -> list[str]:
     """Return what the norms were run on, a line for every library, and which engines ran or could not."""
     data = report.data
-    what = f"{data.file}: {data.dtype}" if data.file else f"{data.dtype} of unit spread,"
     run = ", gradients" * report.gradients + ", compiled" * report.compiled
-    title = f"anynorm {anynorm.__version__}{run} on {what} {data.shape}, channels on axis {data.channel_axis}"
+    what = (
+        f"{f'{data.file}: ' * bool(data.file)}{data.dtype} of shape {data.shape}, channels on axis {data.channel_axis}"
+    )
+    drawn = "" if data.file else "; standard deviation 1, around 0 or 1e4, which is the offset"
+    title = f"anynorm {anynorm.__version__}{run} on {what}{drawn}"
     width = max(len(found.version or "") for found in report.libraries)
     libraries = [f"{found.name:<7}{state(found, width)}" for found in report.libraries]
     engines = [f"engine {name}: {problem}" for name, problem in report.engines.items()]
-    ran = f"run by: {', '.join(run_by(report.rows))}"
+    ran = f"engines that ran: {', '.join(run_by(report.rows))}"
     return [*wrapped([title]), "", *libraries, "", *wrapped([ran]), *engines]
 
 
@@ -174,22 +178,21 @@ GRADIENT_PROMISES = {
 
 def legend(report: Report) -> list[str]:
     """Return what the columns mean, what is promised, and what went wrong."""
-    lines = ["Error: the largest distance from float64. Native: that of the norm beside the library."]
-    lines += ["Speed: the native norm's time over ours."]
+    lines = [
+        "error: the largest distance from the result in float64.",
+        "native: that of the norm which the library stands beside, above.",
+        "speed: the native norm's time over ours, so above 1x ours is faster.",
+    ]
     if report.gradients:
-        lines += [
-            "All is of the gradient of x, the errors in units of the largest. The native one is by the library's own"
-        ]
-        lines[-1] += " differentiation; where there is none, by the textbook's closed form."
+        of = "All is of the gradient of x, the errors in units of the largest. The native one is by the library's own"
+        lines.append(f"{of} differentiation; where there is none, by the textbook's closed form.")
     if report.data.file:
         dtypes = sorted({row.dtype for row in report.rows if row.dtype})
         promises = GRADIENT_PROMISES if report.gradients else PROMISES
-        lines += [f"Promised: an error of at most {promises[dtype]}." for dtype in dtypes]
+        lines += [f"promise: an error of at most {promises[dtype]}." for dtype in dtypes]
     else:
-        lines += [
-            f"Promised: an error of at most {short(ERROR, 0)}; at offset 0 at most {short(DIFFERENCE, 0)} from the"
-        ]
-        lines[-1] += " native norm; at other offsets never the worse of the two by more than a last place."
+        near = f"an error of at most {short(ERROR, 0)}; at offset 0 at most {short(DIFFERENCE, 0)} from the native norm"
+        lines.append(f"promise: {near}; elsewhere no larger an error than the native norm's, but for the last digit.")
     return lines + notes(report.rows)
 
 

@@ -267,10 +267,16 @@ def check_affine(caller: str, x: Array, name: str, value: Array, axes: Shape) ->
     if not fits(shape, own) and not broadcasts(shape, tuple(x.shape)):
         message = (
             f"{caller} needs {name} of shape {own}, or of x's rank and broadcastable to x's shape {tuple(x.shape)}: "
-            f"got {shape}; reshape it"
+            f"got {shape}; reshape it{or_axis(x, shape)}"
         )
         raise ValueError(message)
     dtypes(caller, namespace_of(value), value, name)
+
+
+def or_axis(x: Array, shape: Shape) -> str:
+    """Return what else to do about a vector that does not fit: the axis of its size may be the one that was meant."""
+    axes = [i for i, size in enumerate(x.shape) if shape == (size,)]
+    return f", or name axis {axes[-1]} of x, whose size it has" if axes else ""
 
 
 def floating_of(caller: str, xp: Namespace, x: Array, name: str, value: Array, shape: Shape) -> Array:
@@ -312,6 +318,7 @@ def _channel_parameter(caller: str, xp: Namespace, x: Array, name: str, value: A
         message = (
             f"{caller} needs {name} of shape {(x.shape[channel],)}, one value a channel (x.shape[{channel}]): "
             f"got {tuple(value.shape)}; make the state with running_stats({x.shape[channel]}, like=x)"
+            f"{or_axis(x, tuple(value.shape))}"
         )
         raise ValueError(message)
     _, dtype = dtypes(caller, xp, value, name)
@@ -345,10 +352,13 @@ def mask_of(caller: str, xp: Namespace, x: Array, where: Array) -> Array:
     missing = x.ndim - where.ndim
     shape = (1,) * missing + tuple(where.shape)
     if not broadcasts(shape, tuple(x.shape)):
-        message = (
-            f"{caller} needs where to broadcast to x's shape {tuple(x.shape)}: got {tuple(where.shape)}; "
-            f"give it x's rank, with 1 for the axes that it does not vary along"
+        leads = missing > 0 and broadcasts(tuple(where.shape), tuple(x.shape[: where.ndim]))
+        remedy = (
+            f"pass where[{', '.join(['...', *['None'] * missing])}]"
+            if leads
+            else ("give it x's rank, with 1 for the axes that it does not vary along")
         )
+        message = f"{caller} needs where to broadcast to x's shape {tuple(x.shape)}: got {tuple(where.shape)}; {remedy}"
         raise ValueError(message)
     return at_rank(where, x.ndim)
 
