@@ -36,7 +36,7 @@ ABOUT = {
     "torch": About("2.13.0", "eagerly, compiled, exported"),
     "jax": About("0.10.2", "eagerly, jitted, exported"),
     "dask": About("2026.8.0", "lazily, in chunks"),
-    "cupy": About(used="eagerly, on a GPU"),
+    "cupy": About(used="eagerly, on a GPU: not run on one yet"),
     "mlx": About("0.32.4", "eagerly, compiled, on a CPU"),
     "dpnp": About(
         "0.20.0", "eagerly, on a queue of a CPU",

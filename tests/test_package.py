@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tomllib
 import tracemalloc
-from importlib.metadata import metadata
+from importlib.metadata import distribution
 from pathlib import Path
 
 import numpy as np
@@ -165,7 +165,6 @@ def test_a_link_of_the_readme_leads_to_a_page_of_the_docs(link):
 
 
 def test_a_page_of_an_index_has_no_link_to_files_that_it_does_not_have():
-    description = metadata("anynorm").get_payload()
-    assert description.startswith("# anynorm\n")
+    _, _, description = distribution("anynorm").read_text("METADATA").partition("\n\n# anynorm\n")
     assert '`python -m nox -s "tests(numpy)"`' in description
     assert [link for link in re.findall(LINK, description) if not link.startswith("https://")] == []

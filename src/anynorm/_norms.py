@@ -2,15 +2,15 @@
 
 For x of shape (N, C, *S):
 
-========  ==========================================  ==================  =========================
-norm      statistics shared over                      how many            weight and bias
-========  ==========================================  ==================  =========================
-batch     N and S                                     C                   (C,)
-layer     C and S, or the axes named                  N                   the shape of those axes
-instance  S                                           N * C               (C,)
-group     C / G channels and S                        N * G               (C,)
-rms       as layer, without the mean                                      as layer
-========  ==========================================  ==================  =========================
+========  ====================================  ===========================  =======================
+norm      elements that share their statistics  how many                     weight and bias
+========  ====================================  ===========================  =======================
+batch     a channel, in all samples             C                            (C,)
+layer     the last axis, or the axes named      one for each position left   the shape of those axes
+instance  a channel of a sample                 N * C                        (C,)
+group     C / G channels of a sample            N * G                        (C,)
+rms       as layer, without the mean                                         as layer
+========  ====================================  ===========================  =======================
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ def layer_norm(
     eps : float
         Added to the biased variance, inside the root. With 0, a constant slice still gives 0.
     where : boolean array, optional
-        What it hides counts in no statistic and standardises to 0. It broadcasts to x's shape.
+        Broadcasts to x's shape. What it hides counts in no statistic; its result is the bias, or 0.
     sync : callable, optional
         Sums an array over the replicas that hold the other parts of x, whichever of the axes named they split it along:
         ``functools.partial(jax.lax.psum, axis_name="batch")``, ``torch.distributed.nn.functional.all_reduce``, or
@@ -214,8 +214,16 @@ def rms_norm(
     Parameters
     ----------
     x : array
-        Of any shape and real dtype.
-    weight, bias, axis, eps, where, sync
+        Of any shape and real dtype. Integers and booleans become the library's default float.
+    weight, bias : array, optional
+        :math:`w` and :math:`b`, of the shape of the axes named, in x's order; or of x's rank and broadcastable to x.
+    axis : int or tuple of ints, optional
+        The axes that share their root mean square, in any order; None is all of them.
+    eps : float
+        Added to the mean square, inside the root.
+    where : boolean array, optional
+        Broadcasts to x's shape. What it hides counts in no statistic; its result is the bias, or 0.
+    sync : callable, optional
         As in :func:`layer_norm`.
 
     Returns
@@ -276,7 +284,11 @@ def group_norm(
         :math:`w` and :math:`b`, of shape (C,); or of x's rank and broadcastable to x.
     channel_axis : int
         The axis of the channels: 1 as in PyTorch, -1 for channels last.
-    eps, where, sync
+    eps : float
+        Added to the biased variance, inside the root.
+    where : boolean array, optional
+        Broadcasts to x's shape. What it hides counts in no statistic; its result is the bias, or 0.
+    sync : callable, optional
         As in :func:`layer_norm`.
 
     Returns
@@ -334,8 +346,14 @@ def instance_norm(
         The mean and variance to use, of shape (C,), in place of x's own: inference after :func:`instance_norm_train`.
     weight, bias : array, optional
         :math:`w` and :math:`b`, of shape (C,); or of x's rank and broadcastable to x.
-    channel_axis, eps, where, sync
-        As in :func:`group_norm`. With stats there is nothing to sync.
+    channel_axis : int
+        The axis of the channels: 1 as in PyTorch, -1 for channels last.
+    eps : float
+        Added to the biased variance, inside the root.
+    where : boolean array, optional
+        Broadcasts to x's shape. What it hides counts in no statistic; its result is the bias, or 0.
+    sync : callable, optional
+        As in :func:`layer_norm`. With stats there is nothing to sync.
 
     Returns
     -------
@@ -393,8 +411,14 @@ def batch_norm(
         :func:`batch_norm_train`. The result is exact for the statistics given, float64 ones on float32 data included.
     weight, bias : array, optional
         :math:`w` and :math:`b`, of shape (C,); or of x's rank and broadcastable to x.
-    channel_axis, eps, where, sync
-        As in :func:`group_norm`. With stats there is nothing to sync.
+    channel_axis : int
+        The axis of the channels: 1 as in PyTorch, -1 for channels last.
+    eps : float
+        Added to the biased variance, inside the root.
+    where : boolean array, optional
+        Broadcasts to x's shape. What it hides counts in no statistic; its result is the bias, or 0.
+    sync : callable, optional
+        As in :func:`layer_norm`. With stats there is nothing to sync.
 
     Returns
     -------

@@ -37,9 +37,10 @@ class RunningStats(NamedTuple):
 
 
 class PopulationStats(NamedTuple):
-    """The state that moments amount to: as :class:`RunningStats`, but that its mean is mean + rest.
+    """The mean and variance of each channel of a whole population, as :func:`population_stats` makes it of moments.
 
-    So in float32 too it has the digits that an offset would cost. Whatever takes a state takes either.
+    It serves wherever a :class:`RunningStats` does. Its mean is mean + rest, two floats in place of one: so an offset
+    costs float32 no digits.
     """
 
     mean: Array
