@@ -214,6 +214,69 @@ def test_rms_norm_of_torch_has_the_eps_of_the_dtype_that_it_computes_in(dtype):
     assert torch.allclose(y, expected, rtol={"float16": 2e-3, "bfloat16": 2e-2, "float64": 1e-13}[dtype], atol=0)
 
 
+TRAINED = [
+    ("BatchNorm2d", (8,), (6, 8, 5, 4)),
+    ("InstanceNorm2d", (8, 1e-5, 0.1, True, True), (6, 8, 5, 4)),
+    ("InstanceNorm1d", (8, 1e-5, 0.1, True), (6, 8, 5)),
+    ("LayerNorm", ((5, 4),), (6, 8, 5, 4)),
+    ("RMSNorm", (4,), (6, 8, 5, 4)),
+    ("GroupNorm", (4, 8), (6, 8, 5)),
+]
+
+
+def in_training(name, arguments, shape):
+    """Return a module, an x, and a function of x and the parameters that is its preset, all in float64."""
+    import torch
+
+    module = torch_module(name, *arguments).double().train()
+    x = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 2 + 1
+    norm = getattr(presets.torch, name)(*arguments)
+    options = {"training": True} if name.startswith(("Batch", "Instance")) else {}
+
+    def run(x, parameters):
+        found = norm(x, **parameters, **options)
+        return found if isinstance(found, tuple) else (found, {})
+
+    return module, x, run
+
+
+@torch
+@pytest.mark.parametrize("made", ["apart", "of x"])
+@pytest.mark.parametrize(("name", "arguments", "shape"), TRAINED)
+def test_gradients_are_those_of_the_module(name, arguments, shape, made):
+    import torch
+
+    module, x, run = in_training(name, arguments, shape)
+    own = {key: a.detach().clone().requires_grad_() for key, a in module.named_parameters()}
+    leaves = (x.requires_grad_(), *own.values())
+
+    def parameters():  # of x: the gradient of x has a part by way of them
+        return own if made == "apart" else {key: a * x.square().mean() for key, a in own.items()}
+
+    expected = torch.func.functional_call(module, parameters(), x)
+    y, _ = run(x, parameters())
+    g = torch.randn(y.shape, dtype=y.dtype, generator=torch.Generator().manual_seed(1))
+    pairs = zip(*(torch.autograd.grad(result, leaves, g) for result in (y, expected)), strict=True)
+    assert all(torch.allclose(ours, theirs, rtol=1e-10, atol=1e-10) for ours, theirs in pairs)
+
+
+@torch
+@pytest.mark.parametrize(("name", "arguments", "shape"), TRAINED)
+def test_a_compiled_step_is_the_step(name, arguments, shape):
+    import torch
+
+    module, x, run = in_training(name, arguments, shape)
+    parameters = dict(module.named_parameters())
+    compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
+    leaves, found = (x.requires_grad_(), *parameters.values()), []
+    for call in (run, compiled):
+        y, state = call(x, parameters)
+        found.append([y, *state.values(), *torch.autograd.grad(y.pow(3).sum(), leaves)])
+    eager, traced = found
+    assert len(eager) == len(traced)
+    assert all(torch.allclose(a, b, rtol=1e-10, atol=1e-10) for a, b in zip(eager, traced, strict=True))
+
+
 # ---------------------------------------------------------------------------------- Flax
 
 
@@ -492,6 +555,65 @@ def test_state_is_traced():
     jitted(presets.keras.BatchNormalization(), {"gamma": WEIGHT, "beta": BIAS}, {}, x, training=True)
     for mode in ("ema", "batch"):
         jitted(presets.equinox.BatchNorm(5, "b", mode=mode), {}, {}, x)
+
+
+def of_flax(name, **options):
+    import flax.linen as nn
+
+    module, preset = getattr(nn, name)(**options), getattr(presets.flax, name)(**options)
+    kept = {"mean": np.zeros(CHANNELS, F32), "var": np.ones(CHANNELS, F32)} if name == "BatchNorm" else {}
+
+    def native(x, scale, bias):
+        variables = {"params": {"scale": scale, "bias": bias}, "batch_stats": kept}
+        return module.apply(variables, x, mutable=["batch_stats"])[0]
+
+    return native, lambda x, scale, bias: first(preset(x, scale=scale, bias=bias))
+
+
+def of_keras():
+    import keras
+
+    layer = keras.layers.BatchNormalization()
+    layer.build((None, *SHAPE[1:]))
+    kept = [a.value for a in layer.non_trainable_variables]
+
+    def native(x, gamma, beta):
+        return layer.stateless_call([gamma, beta], kept, x, training=True)[0]
+
+    preset = presets.keras.BatchNormalization()
+    return native, lambda x, gamma, beta: first(preset(x, gamma=gamma, beta=beta, training=True))
+
+
+def first(found):
+    return found[0] if isinstance(found, tuple) else found
+
+
+@jax
+@pytest.mark.parametrize("made", ["apart", "of x"])
+@pytest.mark.parametrize(
+    "pair",
+    [
+        pytest.param(lambda: of_flax("BatchNorm", use_running_average=False), marks=flax, id="flax.BatchNorm"),
+        pytest.param(lambda: of_flax("LayerNorm"), marks=flax, id="flax.LayerNorm"),
+        pytest.param(lambda: of_flax("GroupNorm", num_groups=4), marks=flax, id="flax.GroupNorm"),
+        pytest.param(lambda: of_flax("InstanceNorm"), marks=flax, id="flax.InstanceNorm"),
+        pytest.param(of_keras, marks=[pytest.mark.library("keras"), OLD], id="keras.BatchNormalization"),
+    ],
+)
+def test_gradients_are_those_of_the_framework(pair, made):
+    import jax
+
+    def gradients(norm):
+        def loss(x, weight, bias):  # of x: the gradient of x has a part by way of them
+            by = (x**2).mean() if made == "of x" else 1.0
+            return (norm(x, weight * by, bias * by) ** 3).sum()
+
+        arrays = (jax.numpy.asarray(a) for a in (batches()[0], WEIGHT, BIAS))
+        return jax.grad(loss, argnums=(0, 1, 2))(*arrays)
+
+    native, preset = pair()
+    for ours, theirs in zip(gradients(preset), gradients(native), strict=True):
+        assert_near(ours, theirs, 1e-5 * float(abs(theirs).max()))
 
 
 # ---------------------------------------------------------------------------------- MLX

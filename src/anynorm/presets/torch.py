@@ -38,7 +38,7 @@ class _Stateful(preset.Tracking):
         training: bool = False,
     ) -> Any:
         """Return (y, state), or y alone if it does not track running statistics."""
-        if preset.library(x) and x.ndim not in self.ranks:
+        if preset.library(x) and not self.ranks[0] <= x.ndim <= self.ranks[-1]:  # torch.compile misreads `not in`
             message = f"{type(self).__name__} needs x of rank {' or '.join(map(str, self.ranks))}: got {x.ndim}"
             raise ValueError(message)
         self.sized(x, self.options(x)["channel_axis"], "num_features")
