@@ -338,6 +338,51 @@ def test_jax_differentiates_it(case, rng):
     assert not any(np.asarray(a).any() for a in found[case.many :])  # of a state
 
 
+def gradient_by(library, loss, x):
+    """Return the gradient of x by a library's own differentiation."""
+    if library == "jax":
+        import jax
+
+        return np.asarray(jax.jit(jax.grad(loss))(jax.numpy.asarray(x)))
+    import torch
+
+    leaf = torch.tensor(x, requires_grad=True)
+    loss(leaf).backward()
+    return leaf.grad.numpy()
+
+
+BY = [pytest.param(name, marks=pytest.mark.library(name)) for name in ("torch", "jax")]
+
+
+@pytest.mark.parametrize("library", BY)
+@first_cases
+def test_a_result_that_meets_x_again_has_both_parts_of_the_gradient(library, case, rng):
+    x, *others = case.arguments(rng)
+    function, (wide, *rest) = case.exactly(x, *others)
+    offset = np.median(x.astype(F64)) if 0 in case.shifts else 0.0  # which the oracle has taken off
+    xp = pytest.importorskip({"jax": "jax.numpy"}.get(library, library))
+    given = [xp.asarray(a) for a in others]
+    found = gradient_by(library, lambda a: (case.value(a, *given) * a * a).sum(), x)
+    right = differences(lambda a: function(a, *rest) * (a + offset) ** 2, [wide], np.ones(SHAPE))
+    assert_gradients_near([found], right)
+
+
+@pytest.mark.parametrize("library", BY)
+def test_renorm_by_a_weight_made_of_x_has_both_parts_of_the_gradient(library, rng):
+    (case,) = (case for case in CASES if case.name == "batch_renorm_train")
+    x, _, b, mean, var = case.arguments(rng)
+    xp = pytest.importorskip({"jax": "jax.numpy"}.get(library, library))
+    given = [xp.asarray(a) for a in (b, mean, var)]
+    found = gradient_by(library, lambda a: (case.value(a, (a * a).mean((0, 2, 3)), *given) ** 2).sum() / 2, x)
+    b, mean, var, wide = (a.astype(F64) for a in (b, mean, var, x))
+    function = renorm(wide, b, b, mean, var)
+
+    def of_x(a):
+        return function(a, (a * a).mean(axis=(0, 2, 3)), b)
+
+    assert_gradients_near([found], differences(of_x, [wide], of_x(wide)))
+
+
 @first_cases
 @pytest.mark.library("torch")
 def test_torch_differentiates_a_single_large_element_and_zeros(case, rng):
