@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import _engines as engines
-from ._core.arguments import LARGEST, cast, dtypes, integer, kin, namespace, number, state_of
+from ._core.arguments import LARGEST, cast, dtypes, integer, kin, namespace, number, rest_of, state_of
 from ._core.call import prepare
 from ._core.libraries import as_array, beside, default_dtype, has_sizes, sharded_as, welcome
 from ._core.mean import Mean
@@ -339,15 +339,14 @@ def step(
 
 def _arrays(stats: Any) -> list[Array]:
     """Return the mean and the variance of a state, and where there is one the rest of its mean."""
-    rest = getattr(stats, "rest", None)
+    rest = rest_of(stats)
     return [stats.mean, stats.var, *([] if rest is None else [rest])]
 
 
 def advance(step: Step, s: Statistics) -> RunningStats | PopulationStats:
     """Return the state that has seen a batch of the statistics s."""
     call, stats, momentum, correction = step
-    in_parts = getattr(stats, "rest", None) is not None
-    new = None if in_parts else engines.advance(call, s, stats, momentum, correction)
+    new = engines.advance(call, s, stats, momentum, correction) if rest_of(stats) is None else None
     if new is not None:
         return RunningStats(*new, as_array(stats.steps + 1))
     state = state_of("", call.xp, call.x, stats, call.layout.affine[0])

@@ -291,6 +291,11 @@ def floating_of(caller: str, xp: Namespace, x: Array, name: str, value: Array, s
     return value
 
 
+def rest_of(stats: Any) -> Array | None:
+    """Return what the mean of a state left of itself, None where the mean is one number."""
+    return getattr(stats, "rest", None)
+
+
 class State(NamedTuple):
     """The mean, the variance and what the mean left of itself, of a state, laid along x's channels."""
 
@@ -304,7 +309,7 @@ def state_of(caller: str, xp: Namespace, x: Array, stats: Any, channel: int) -> 
     if not (isinstance(stats, tuple) and hasattr(stats, "mean") and hasattr(stats, "var")):
         message = f"{caller} needs stats to be RunningStats(mean, var): got {type(stats).__name__}"
         raise TypeError(message)
-    rest = getattr(stats, "rest", None)
+    rest = rest_of(stats)
     return State(
         _channel_parameter(caller, xp, x, "stats.mean", stats.mean, channel),
         _channel_parameter(caller, xp, x, "stats.var", stats.var, channel),

@@ -19,6 +19,7 @@ from .arguments import (
     mask_of,
     namespace,
     number,
+    rest_of,
     state_of,
 )
 from .libraries import (
@@ -238,7 +239,7 @@ def _parts(stats: Any, *, steps: bool = False) -> tuple[Any, ...]:
     if not (isinstance(stats, tuple) and hasattr(stats, "mean") and hasattr(stats, "var")):
         return (stats,)
     counted = getattr(stats, "steps", None) if steps else None
-    return stats.mean, stats.var, getattr(stats, "rest", None), None if isinstance(counted, int) else counted
+    return stats.mean, stats.var, rest_of(stats), None if isinstance(counted, int) else counted
 
 
 def _again(
@@ -255,7 +256,7 @@ def _again(
     layout, xp, dtype, computing, along, plan = known
     given = None
     if along is not None:
-        rest = getattr(stats, "rest", None)
+        rest = rest_of(stats)
         rest = None if rest is None else rest.reshape(along)
         given = Statistics(None, stats.mean.reshape(along), rest, stats.var.reshape(along))
     mask = None if where is None else at_rank(where, x.ndim)
