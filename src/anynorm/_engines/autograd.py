@@ -17,7 +17,7 @@ from .._core import plans
 from .._core import standardize as array_api
 from .._core.call import Statistics
 from .choice import ask
-from .cpu.geometry import BIASES, RESULT, WEIGHTS
+from .lowering import BIASES, RESULT, WEIGHTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable

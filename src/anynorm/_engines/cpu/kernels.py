@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 from numba import carray, njit
 
+from ..lowering import BIASES, RESULT, STATISTICS, WEIGHTS
 from .geometry import (
     BIAS,
-    BIASES,
     CHANNELS,
     COLUMNS,
     DEPTH,
@@ -35,14 +35,11 @@ from .geometry import (
     OWN,
     PLACES,
     REST,
-    RESULT,
     SHAPE,
     SOURCE,
-    STATISTICS,
     VAR,
     WANTED,
     WEIGHT,
-    WEIGHTS,
     WIDTH,
 )
 from .half import load, room, store

@@ -13,10 +13,10 @@ import numpy as np
 from numba import types
 
 from ..._core.call import Statistics
+from ..lowering import BIASES, RESULT, STATISTICS, WEIGHTS, lower
 from . import geometry, kernels
 from .compiled import address, launch, piece
-from .geometry import AT_ZERO, BIASES, GIVEN, OWN, RESULT, STATISTICS, WEIGHTS
-from .lowering import lower
+from .geometry import AT_ZERO, GIVEN, OWN
 from .threads import SMALL, cores
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from ..._core.call import Call
     from ..._core.libraries import Array, Shape
-    from .lowering import Lowering
+    from ..lowering import Lowering
 
 MOST = 2**53  # elements that float64 counts
 TINY = 2**13  # elements that take less than the four calls that walk down columns

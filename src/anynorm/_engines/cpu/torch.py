@@ -11,7 +11,7 @@ from numba import types
 from ..._core import plans
 from .. import autograd
 from ..autograd import stored, tracked
-from .geometry import BIASES, RESULT, WEIGHTS
+from ..lowering import BIASES, RESULT, WEIGHTS
 from .half import KNOWS_FLOAT16
 from .plan import Memory, Plan
 from .threads import SMALL

@@ -13,15 +13,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..._core.call import Statistics
 from ..._core.libraries import shape_along
-from ..cpu.geometry import BIASES, RESULT, WEIGHTS
-from ..cpu.lowering import lower
+from ..lowering import BIASES, RESULT, WEIGHTS, lower
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ..._core.call import Call
     from ..._core.libraries import Array, Shape
-    from ..cpu.lowering import Lowering
+    from ..lowering import Lowering
 
 MOST = 2**31  # elements of a slice, and of an axis: kernels count them in 32 bits
 HELD, HELD_TWICE = 32, 16  # elements that a thread has in registers, of one array and of each of two

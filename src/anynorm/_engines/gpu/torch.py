@@ -9,7 +9,7 @@ import torch
 from ..._core import plans
 from .. import autograd
 from ..autograd import stored, tracked
-from ..cpu.geometry import BIASES, RESULT, WEIGHTS
+from ..lowering import BIASES, RESULT, WEIGHTS
 from . import launch
 from .plan import Memory, Plan
 

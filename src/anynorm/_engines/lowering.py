@@ -20,15 +20,16 @@ from functools import lru_cache
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .geometry import COLUMNS_AT_ONCE
-
 if TYPE_CHECKING:
-    from ..._core.call import Layout
-    from ..._core.libraries import Shape
+    from .._core.call import Layout
+    from .._core.libraries import Shape
 
 Axes = tuple[int, ...]
 
+RESULT, STATISTICS, WEIGHTS, BIASES = 1, 2, 4, 8  # what may be wanted of kernels
+
 NARROW = 32  # rows shorter than this are walked down, many at once
+COLUMNS_AT_ONCE = 512
 
 
 class Columns(NamedTuple):
