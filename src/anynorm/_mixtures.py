@@ -303,11 +303,11 @@ def switchable_norm(
     x : array
         Of shape (N, C, \*S), or with the channels elsewhere; axis 0 as in :func:`group_norm`.
     mean_logits, var_logits : array
-        :math:`\lambda` and :math:`\lambda'`, of shape (3,): for instance, layer and batch, in this order.
+        :math:`\lambda` and :math:`\lambda'`, of shape (3,), in the order instance, layer, batch.
     stats : RunningStats or PopulationStats, optional
         The batch's mean and variance, in place of its own: inference after :func:`switchable_norm_train`.
     weight, bias, channel_axis, eps, where
-        As in :func:`instance_norm`. What where hides standardises to 0.
+        As in :func:`instance_norm`. Elements that where hides standardise to 0.
     sync : callable, optional
         Sums an array over the replicas that hold the other samples, as in :func:`batch_norm`.
 
@@ -319,11 +319,11 @@ def switchable_norm(
     Raises
     ------
     TypeError, ValueError
-        As in :func:`instance_norm`; also where the logits are not three floating numbers.
+        As in :func:`instance_norm`; also if the logits are not three floating numbers.
 
     See Also
     --------
-    batch_instance_norm : a gate a channel between the results of two norms.
+    batch_instance_norm : a gate per channel between the results of two norms.
 
     Notes
     -----
@@ -363,7 +363,7 @@ def switchable_norm_train(
     where: Array | None = None,
     sync: Callable[[Array], Array] | None = None,
 ) -> tuple[Step, Mixture]:
-    r"""Normalise as :func:`switchable_norm` does, and return the state that has seen the batch.
+    r"""Normalise as :func:`switchable_norm` does, and return the updated state, too.
 
     .. math::
 
@@ -382,7 +382,7 @@ def switchable_norm_train(
     y : array
         What switchable_norm returns.
     stats : RunningStats or PopulationStats
-        What :func:`batch_norm_train` returns: the statistics of the batch are kept, since no others outlive it.
+        What :func:`batch_norm_train` returns: the statistics of the batch are kept, since only these outlive it.
 
     Raises
     ------
@@ -424,7 +424,7 @@ def batch_instance_norm(
     where: Array | None = None,
     sync: Callable[[Array], Array] | None = None,
 ) -> tuple[Call, Mixture]:
-    r"""Average the results of batch and instance norm, by a learnt gate for each channel.
+    r"""Average the results of batch and instance norm, with a learnt gate per channel.
 
     .. math::
 
@@ -436,12 +436,12 @@ def batch_instance_norm(
     x : array
         Of shape (N, C, \*S), or with the channels elsewhere; axis 0 as in :func:`group_norm`.
     gate : array
-        :math:`\rho`, of shape (C,): 1 is batch norm, 0 instance norm. It is not clipped to [0, 1]: the authors do so
-        after each step of the optimiser.
+        :math:`\rho`, of shape (C,): 1 is batch norm, 0 instance norm. It is not clipped to [0, 1]: the authors do that
+        after each optimiser step.
     stats : RunningStats or PopulationStats, optional
         The batch's mean and variance, in place of its own: inference after :func:`batch_instance_norm_train`.
     weight, bias, channel_axis, eps, where
-        As in :func:`instance_norm`. What where hides standardises to 0.
+        As in :func:`instance_norm`. Elements that where hides standardise to 0.
     sync : callable, optional
         Sums an array over the replicas that hold the other samples, as in :func:`batch_norm`.
 
@@ -453,7 +453,7 @@ def batch_instance_norm(
     Raises
     ------
     TypeError, ValueError
-        As in :func:`instance_norm`; also where the gate is not of shape (C,) and a floating dtype.
+        As in :func:`instance_norm`; also if the gate is not of shape (C,) and a floating dtype.
 
     See Also
     --------
@@ -495,7 +495,7 @@ def batch_instance_norm_train(
     where: Array | None = None,
     sync: Callable[[Array], Array] | None = None,
 ) -> tuple[Step, Mixture]:
-    r"""Normalise as :func:`batch_instance_norm` does, and return the state that has seen the batch.
+    r"""Normalise as :func:`batch_instance_norm` does, and return the updated state, too.
 
     .. math::
 

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 class Moments(NamedTuple):
-    """The statistics of a set of elements: how many, their mean, and the sum of their squared deviations from it.
+    """The statistics of a set of elements: their count, their mean, and the sum of their squared deviations from it.
 
-    Four arrays of one shape and dtype; a pytree in JAX and PyTorch. Those of nothing are four zeros. The mean is that
-    nearest to mean + rest, which is exact at every offset; a rest that is 0 need be no array.
+    Four arrays of one shape and dtype; a pytree in JAX and PyTorch. Without elements, all four are zeros. The mean is
+    the number nearest to mean + rest, which is exact at every offset; a rest of 0 need not be an array.
     """
 
     count: Array
@@ -46,11 +46,11 @@ def moments(
     x : array
         Of any shape and real dtype.
     axis : int or tuple of ints, optional
-        The axes to take the statistics over; all of them unless named.
+        The axes to take the statistics over; all of them by default.
     where : boolean array, optional
-        What it hides is not counted. It broadcasts to x's shape.
+        Broadcasts to x's shape. Hidden elements are not counted.
     keepdims : bool
-        Keep those axes, at size 1.
+        Keep those axes, with size 1.
 
     Returns
     -------
@@ -60,7 +60,7 @@ def moments(
     Raises
     ------
     TypeError
-        x is no array of real numbers, or where is not boolean.
+        x is not an array of real numbers, or where is not boolean.
     ValueError
         An axis is out of range or repeated, or where does not broadcast to x's shape.
 
@@ -101,7 +101,7 @@ def nearest(xp: Namespace, mean: Array, rest: Array) -> tuple[Array, Array]:
 
 
 def merge(first: Moments, /, *others: Moments) -> Moments:
-    r"""Return the moments of all the elements that several moments were taken of.
+    r"""Merge several moments into those of all their elements together.
 
     .. math::
 
@@ -111,7 +111,7 @@ def merge(first: Moments, /, *others: Moments) -> Moments:
     Parameters
     ----------
     first, *others : Moments
-        Of one shape and dtype. Those of nothing (count 0) change nothing.
+        Of one shape and dtype. Moments with count 0 change nothing.
 
     Returns
     -------
@@ -127,7 +127,7 @@ def merge(first: Moments, /, *others: Moments) -> Moments:
 
     Notes
     -----
-    Follows Chan, Golub and LeVeque, as :func:`moments`.
+    Follows Chan, Golub and LeVeque, as :func:`moments` does.
 
     Examples
     --------
@@ -155,12 +155,13 @@ def variance(m: Moments, /, *, correction: float = 0) -> Array:
     m : Moments
         Of any shape.
     correction : float
-        c: 0 for the variance of the elements themselves, 1 for an unbiased estimate of that they were drawn from.
+        c: 0 for the variance of the elements themselves, 1 for an unbiased estimate of the population's.
 
     Returns
     -------
     array
-        Of the moments' shape and dtype; NaN where the count is not above the correction, since there is none then.
+        Of the moments' shape and dtype; NaN where the count is not above the correction, since there is no variance
+        then.
 
     Raises
     ------
@@ -172,7 +173,7 @@ def variance(m: Moments, /, *, correction: float = 0) -> Array:
     See Also
     --------
     numpy.var : ddof there is correction here.
-    torch.var : its correction is 1 unless said otherwise.
+    torch.var : its correction is 1 by default.
 
     Examples
     --------

@@ -138,7 +138,7 @@ def layer_norm(
     where: Array | None = None,
     sync: Callable[[Array], Array] | None = None,
 ) -> Call:
-    r"""Normalise each sample over the axes named: their elements share one mean and one variance.
+    r"""Normalise each sample over the axes named, whose elements share one mean and one variance.
 
     .. math:: y = \frac{x - \mathrm{E}[x]}{\sqrt{\mathrm{Var}[x] + \epsilon}} \cdot w + b
 
@@ -149,17 +149,17 @@ def layer_norm(
     weight, bias : array, optional
         :math:`w` and :math:`b`, of the shape of the axes named, in x's order; or of x's rank and broadcastable to x.
     axis : int or tuple of ints, optional
-        The axes that share their statistics, in any order. (1, 2, 3) for a whole image of shape (N, C, H, W); None is
+        The axes that share their statistics, in any order: (1, 2, 3) for a whole image of shape (N, C, H, W), None for
         all of them.
     eps : float
         Added to the biased variance, inside the root. With 0, a constant slice still gives 0.
     where : boolean array, optional
-        Broadcasts to x's shape. What it hides counts in no statistic; its result is the bias, or 0.
+        Broadcasts to x's shape. Hidden elements count in no statistic and come out as the bias, or 0.
     sync : callable, optional
         Sums an array over the replicas that hold the other parts of x, whichever of the axes named they split it along:
-        ``functools.partial(jax.lax.psum, axis_name="batch")``, ``torch.distributed.nn.functional.all_reduce``, or
-        MPI's ``comm.allreduce``. Called twice, :func:`rms_norm` once, with small arrays. The replicas' weight and bias
-        are their own.
+        ``functools.partial(jax.lax.psum, axis_name="batch")``, ``torch.distributed.nn.functional.all_reduce``, or MPI's
+        ``comm.allreduce``. It is called twice with small arrays, once in :func:`rms_norm`. Each replica has its own
+        weight and bias.
 
     Returns
     -------
@@ -169,7 +169,7 @@ def layer_norm(
     Raises
     ------
     TypeError
-        x is no array of real numbers, or the arrays are of several libraries.
+        x is not an array of real numbers, or the arrays come from several libraries.
     ValueError
         An axis, a shape, eps or a device does not fit.
 
@@ -218,11 +218,11 @@ def rms_norm(
     weight, bias : array, optional
         :math:`w` and :math:`b`, of the shape of the axes named, in x's order; or of x's rank and broadcastable to x.
     axis : int or tuple of ints, optional
-        The axes that share their root mean square, in any order; None is all of them.
+        The axes that share their root mean square, in any order; None for all of them.
     eps : float
         Added to the mean square, inside the root.
     where : boolean array, optional
-        Broadcasts to x's shape. What it hides counts in no statistic; its result is the bias, or 0.
+        Broadcasts to x's shape. Hidden elements count in no statistic and come out as the bias, or 0.
     sync : callable, optional
         As in :func:`layer_norm`.
 
@@ -269,14 +269,14 @@ def group_norm(
     where: Array | None = None,
     sync: Callable[[Array], Array] | None = None,
 ) -> Call:
-    r"""Normalise each group of neighbouring channels of each sample: they share one mean and one variance.
+    r"""Normalise each group of neighbouring channels in each sample, whose elements share one mean and one variance.
 
     .. math:: y = \frac{x - \mathrm{E}_{C/G,S}[x]}{\sqrt{\mathrm{Var}_{C/G,S}[x] + \epsilon}} \cdot w + b
 
     Parameters
     ----------
     x : array
-        Of shape (N, C, \*S), or with the channels elsewhere; (N, C) alone is welcome. Axis 0 holds the samples, unless
+        Of shape (N, C, \*S), or with the channels elsewhere; (N, C) alone works too. Axis 0 holds the samples, unless
         it holds the channels: then there is one sample.
     num_groups : int
         G, a divisor of C.
@@ -287,7 +287,7 @@ def group_norm(
     eps : float
         Added to the biased variance, inside the root.
     where : boolean array, optional
-        Broadcasts to x's shape. What it hides counts in no statistic; its result is the bias, or 0.
+        Broadcasts to x's shape. Hidden elements count in no statistic and come out as the bias, or 0.
     sync : callable, optional
         As in :func:`layer_norm`.
 
@@ -299,7 +299,7 @@ def group_norm(
     Raises
     ------
     TypeError, ValueError
-        As in :func:`layer_norm`; also where num_groups does not divide C.
+        As in :func:`layer_norm`; also if num_groups does not divide C.
 
     See Also
     --------
@@ -308,8 +308,8 @@ def group_norm(
 
     Notes
     -----
-    Follows Wu and He, *Group Normalization*, https://arxiv.org/abs/1803.08494. One group is a layer norm over (C, \*S)
-    but for the affine; C groups are an instance norm.
+    Follows Wu and He, *Group Normalization*, https://arxiv.org/abs/1803.08494. With one group it is a layer norm over
+    (C, \*S), except for weight and bias; with C groups, an instance norm.
 
     Examples
     --------
@@ -334,7 +334,7 @@ def instance_norm(
     where: Array | None = None,
     sync: Callable[[Array], Array] | None = None,
 ) -> Call:
-    r"""Normalise each channel of each sample by itself: its spatial elements share one mean and one variance.
+    r"""Normalise each channel of each sample on its own: its spatial elements share one mean and one variance.
 
     .. math:: y = \frac{x - \mathrm{E}_S[x]}{\sqrt{\mathrm{Var}_S[x] + \epsilon}} \cdot w + b
 
@@ -351,7 +351,7 @@ def instance_norm(
     eps : float
         Added to the biased variance, inside the root.
     where : boolean array, optional
-        Broadcasts to x's shape. What it hides counts in no statistic; its result is the bias, or 0.
+        Broadcasts to x's shape. Hidden elements count in no statistic and come out as the bias, or 0.
     sync : callable, optional
         As in :func:`layer_norm`. With stats there is nothing to sync.
 
@@ -363,7 +363,7 @@ def instance_norm(
     Raises
     ------
     TypeError, ValueError
-        As in :func:`layer_norm`; also where stats does not fit x's channels.
+        As in :func:`layer_norm`; also if stats does not fit x's channels.
 
     See Also
     --------
@@ -405,7 +405,7 @@ def batch_norm(
     Parameters
     ----------
     x : array
-        Of shape (N, C, \*S), or with the channels elsewhere; (N, C) alone is welcome.
+        Of shape (N, C, \*S), or with the channels elsewhere; (N, C) alone works too.
     stats : RunningStats or PopulationStats, optional
         The mean and variance to use, of shape (C,), in place of the batch's own: inference after
         :func:`batch_norm_train`. The result is exact for the statistics given, float64 ones on float32 data included.
@@ -416,7 +416,7 @@ def batch_norm(
     eps : float
         Added to the biased variance, inside the root.
     where : boolean array, optional
-        Broadcasts to x's shape. What it hides counts in no statistic; its result is the bias, or 0.
+        Broadcasts to x's shape. Hidden elements count in no statistic and come out as the bias, or 0.
     sync : callable, optional
         As in :func:`layer_norm`. With stats there is nothing to sync.
 
@@ -428,7 +428,7 @@ def batch_norm(
     Raises
     ------
     TypeError, ValueError
-        As in :func:`layer_norm`; also where stats does not fit x's channels.
+        As in :func:`layer_norm`; also if stats does not fit x's channels.
 
     See Also
     --------

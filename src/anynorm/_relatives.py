@@ -100,7 +100,7 @@ def batch_renorm_train(
     where: Array | None = None,
     sync: Callable[[Array], Array] | None = None,
 ) -> tuple[Step, Any, Any]:
-    r"""Normalise a batch as :func:`batch_norm_train` does, corrected towards what the state would make of it.
+    r"""Normalise a batch as :func:`batch_norm_train` does, corrected towards the result that the state would give.
 
     .. math::
 
@@ -109,7 +109,7 @@ def batch_renorm_train(
         d = \mathrm{clip}\left(\frac{\mathrm{E}[x] - \mu}{\sigma}, -d_{max}, d_{max}\right)
 
     Here :math:`\sigma_B^2 = \mathrm{Var}[x] + \epsilon`, and the state has mean :math:`\mu` and variance
-    :math:`\sigma^2 - \epsilon`. r and d are constants to whatever differentiates y.
+    :math:`\sigma^2 - \epsilon`. For differentiation, r and d are constants.
 
     Parameters
     ----------
@@ -118,23 +118,23 @@ def batch_renorm_train(
     stats : RunningStats or PopulationStats
         The state so far. It is not written to.
     r_max, d_max : float
-        The bounds of the correction: r_max from 1, d_max from 0. With 1 and 0 it is a batch norm. The authors begin
-        with these and let them grow to 3 and 5; as arrays without axes they may do so in a compiled function.
+        The bounds of the correction: r_max at least 1, d_max at least 0. With 1 and 0 it is a batch norm. The authors
+        begin with these and let them grow to 3 and 5; as 0-d arrays, they can grow within a compiled function.
     weight, bias, momentum, correction, channel_axis, eps, where, sync
-        As in :func:`batch_norm_train`. What where hides standardises to 0, whatever d is.
+        As in :func:`batch_norm_train`. Elements that where hides standardise to 0, whatever d is.
 
     Returns
     -------
     y : array
-        Of x's shape, dtype, library and device. Where no bound is met, it is what :func:`batch_norm` makes of x by the
-        state that was given.
+        Of x's shape, dtype, library and device. If no bound is reached, it is what :func:`batch_norm` makes of x with
+        the given state.
     stats : RunningStats or PopulationStats
-        What :func:`batch_norm_train` returns. At inference :func:`batch_norm` takes it.
+        What :func:`batch_norm_train` returns. At inference, pass it to :func:`batch_norm`.
 
     Raises
     ------
     TypeError, ValueError
-        As in :func:`batch_norm_train`; also where r_max is below 1 or d_max below 0.
+        As in :func:`batch_norm_train`; also if r_max is below 1 or d_max below 0.
 
     See Also
     --------
@@ -143,8 +143,8 @@ def batch_renorm_train(
 
     Notes
     -----
-    Follows Ioffe, *Batch Renormalization*, https://arxiv.org/abs/1702.03275. The state averages variances, as that of
-    every norm here; the paper's averages standard deviations. x is read as often as by batch_norm_train.
+    Follows Ioffe, *Batch Renormalization*, https://arxiv.org/abs/1702.03275. The state averages variances, as in every
+    norm here; the paper's averages standard deviations. x is read as often as by batch_norm_train.
 
     Examples
     --------
@@ -193,8 +193,8 @@ def weight_standardize(x: Array, /, *, channel_axis: int = 0, eps: float = 1e-5)
 
     See Also
     --------
-    layer_norm : over every axis but the channels', which this is.
-    jax.nn.standardize : likewise, axis=(1, 2, 3) for the weights of PyTorch's convolutions.
+    layer_norm : this is one over every axis but the channels'. jax.nn.standardize : likewise, axis=(1, 2, 3) for the
+    weights of PyTorch's convolutions.
 
     Notes
     -----
@@ -289,30 +289,29 @@ def unit_norm(x: Array, /, *, p: float = 2, axis: int | Shape | None = -1, eps: 
     x : array
         Of any shape and real dtype.
     p : float
-        From 1 to infinity, where the length is that of the largest element.
+        From 1 to infinity, where the length is the magnitude of the largest element.
     axis : int or tuple of ints, optional
-        The axes that a vector lies along; None is all of them.
+        The axes that a vector lies along; None for all of them.
     eps : float
-        The least length to divide by. With 0, a vector of zeros still gives zeros.
+        The smallest length to divide by. With 0, a vector of zeros still gives zeros.
 
     Returns
     -------
     array
-        Of x's shape, dtype, library and device. No power of an element leaves the range of the dtype, so vectors of
-        any finite elements have their direction; with a finite p above 50, of any up to 8e37 in float32.
+        Of x's shape, dtype, library and device. No power of an element leaves the range of the dtype, so vectors of any
+        finite elements keep their direction; with a finite p above 50, of elements up to 8e37 in float32.
 
     Raises
     ------
     TypeError
-        x is no array of real numbers, or p no number.
+        x is not an array of real numbers, or p is not a number.
     ValueError
         An axis, p or eps is out of range.
 
     See Also
     --------
     torch.nn.functional.normalize : axis 1 there unless told otherwise.
-    sklearn.preprocessing.normalize : of rows.
-    rms_norm : of weight 1 and eps 0 it is :math:`\sqrt{n}` times this.
+    sklearn.preprocessing.normalize : for rows. rms_norm : with weight 1 and eps 0 it is :math:`\sqrt{n}` times this.
 
     Examples
     --------
@@ -390,7 +389,7 @@ def pull_response(call: Call, response: Response | None, dy: Array) -> tuple[Arr
 def local_response_norm(
     x: Array, /, size: int, *, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0, channel_axis: int = 1
 ) -> tuple[Call, Response]:
-    r"""Divide every element by a power of the squares of its neighbours in the channels around it.
+    r"""Divide every element by a power of the squares of its neighbours across channels.
 
     .. math::
 
@@ -402,10 +401,10 @@ def local_response_norm(
     x : array
         Of shape (N, C, \*S), or with the channels elsewhere.
     size : int
-        n, how many channels are neighbours, the channel itself among them. Beyond the first and the last there are
-        zeros.
+        n, the number of neighbouring channels, the channel itself included. Beyond the first and the last channel there
+        are zeros.
     alpha, beta, k : float
-        From 0; k above 0.
+        alpha and beta at least 0, k above 0.
     channel_axis : int
         The axis of the channels: 1 as in PyTorch, -1 for channels last.
 
@@ -417,7 +416,7 @@ def local_response_norm(
     Raises
     ------
     TypeError
-        x is no array of real numbers, or size no integer.
+        x is not an array of real numbers, or size is not an integer.
     ValueError
         The axis, size, alpha, beta or k is out of range.
 
@@ -429,8 +428,8 @@ def local_response_norm(
     Notes
     -----
     Follows Krizhevsky, Sutskever and Hinton, *ImageNet Classification with Deep Convolutional Neural Networks*, section
-    3.3, whose alpha is not divided by n, either. ONNX's LRN, where k is called bias, has the one neighbour more that an
-    even size brings after the channel, not before it: flip the channels of x and of the result.
+    3.3, whose alpha is not divided by n, either. With an even size, ONNX's LRN, where k is called bias, has the extra
+    neighbour after the channel, not before it: flip the channels of x and of the result.
 
     Examples
     --------
@@ -506,34 +505,34 @@ def spectral_norm(
         v = \frac{W^T u}{\lVert W^T u \rVert}, \qquad u' = \frac{W v}{\lVert W v \rVert}, \qquad
         \sigma = u'^T W v, \qquad y = \frac{x}{\sigma}
 
-    W is x as a matrix: a row an output channel, with all other axes in its columns. u' and v are constants to whatever
-    differentiates y.
+    W is x as a matrix: one row per output channel, with all other axes in its columns. For differentiation, u' and v
+    are constants.
 
     Parameters
     ----------
     x : array
         The weights, of shape (C, \*I): C output channels, with the inputs of each along the other axes.
     u : array
-        The state, of shape (C,) and a floating dtype: at first any direction, such as that of random numbers. It is not
-        written to.
+        The state, of shape (C,) and a floating dtype: at first any direction, such as random numbers. It is not written
+        to.
     channel_axis : int
         The axis of the output channels: 0 as in PyTorch, -1 in Flax and Keras.
     steps : int
         How many steps to take. With 0, for inference, the state stays as it is.
     eps : float
-        The least length to divide u and v by.
+        The smallest length to divide u and v by.
 
     Returns
     -------
     y : array
         Of x's shape, dtype, library and device. Weights of zeros give zeros.
     u : array
-        The new state, of the shape and the dtype of the old: of unit length after a step.
+        The new state, with the shape and dtype of the old one, and of unit length after a step.
 
     Raises
     ------
     TypeError
-        x is no array of real numbers, u is not of a floating dtype, or steps is no integer.
+        x is not an array of real numbers, u is not of a floating dtype, or steps is not an integer.
     ValueError
         The axis, steps, eps or the shape of u does not fit.
 
@@ -546,8 +545,8 @@ def spectral_norm(
     Notes
     -----
     Follows Miyato, Kataoka, Koyama and Yoshida, *Spectral Normalization for Generative Adversarial Networks*,
-    https://arxiv.org/abs/1802.05957. Without a step sigma is the length of :math:`W^T u`; PyTorch's at inference, with
-    the v it kept, is that of :math:`W v`. The two meet as the iteration converges.
+    https://arxiv.org/abs/1802.05957. Without a step, sigma is the length of :math:`W^T u`; at inference, PyTorch's,
+    with the v it kept, is that of :math:`W v`. The two meet as the iteration converges.
 
     Examples
     --------

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class RunningStats(NamedTuple):
-    """The state of batch or instance norm: a mean and a variance per channel, and how many batches they saw.
+    """The state of batch or instance norm: a mean and a variance per channel, and the number of batches seen.
 
     mean and var have shape (C,). A pytree in JAX and PyTorch.
     """
@@ -37,10 +37,10 @@ class RunningStats(NamedTuple):
 
 
 class PopulationStats(NamedTuple):
-    """The mean and variance of each channel of a whole population, as :func:`population_stats` makes it of moments.
+    """The mean and variance per channel of a whole population, which :func:`population_stats` makes from moments.
 
-    It serves wherever a :class:`RunningStats` does. Its mean is mean + rest, two floats in place of one: so an offset
-    costs float32 no digits.
+    Use it wherever a :class:`RunningStats` goes. Its mean is mean + rest, two floats instead of one, so an offset costs
+    float32 no digits.
     """
 
     mean: Array
@@ -57,7 +57,7 @@ def running_stats(channels: int, /, *, like: Array) -> RunningStats:
     channels : int
         C, the size of x's channel axis.
     like : array
-        The state is of its library, on its device, and of its dtype, but at least float32.
+        The state has its library, device and dtype, but at least float32.
 
     Returns
     -------
@@ -67,7 +67,7 @@ def running_stats(channels: int, /, *, like: Array) -> RunningStats:
     Raises
     ------
     TypeError
-        like is no array of real numbers, or channels no integer.
+        like is not an array of real numbers, or channels is not an integer.
     ValueError
         channels is negative.
 
@@ -94,7 +94,7 @@ def running_stats(channels: int, /, *, like: Array) -> RunningStats:
 
 
 def population_stats(m: Moments, /, *, correction: float = 1) -> PopulationStats:
-    """Return the state that merged moments amount to: the statistics of a whole data set, for inference.
+    """Turn merged moments into a state: the statistics of a whole data set, for inference.
 
     Parameters
     ----------
@@ -106,8 +106,8 @@ def population_stats(m: Moments, /, *, correction: float = 1) -> PopulationStats
     Returns
     -------
     PopulationStats
-        Of m's dtype, with m's rest and steps 1: the data set is one batch. Where the count is not above the correction
-        there is no variance to estimate, and it is 1, as at the start.
+        With m's dtype and rest, and steps 1: the data set counts as one batch. Where the count is not above the
+        correction, there is no variance to estimate, and it is 1, as at the start.
 
     Raises
     ------
@@ -180,7 +180,7 @@ def batch_norm_train(
     where: Array | None = None,
     sync: Callable[[Array], Array] | None = None,
 ) -> Step:
-    r"""Normalise a batch as :func:`batch_norm` does, and return the state that has seen it.
+    r"""Normalise a batch as :func:`batch_norm` does, and return the updated state, too.
 
     .. math::
 
@@ -197,9 +197,9 @@ def batch_norm_train(
         As in :func:`batch_norm`.
     momentum : float or None
         m, the weight of the new batch, from 0 to 1, as in PyTorch: 0.1 is what Flax, Keras and ONNX call 0.9. None
-        is the cumulative average, 1 / (steps + 1).
+        gives the cumulative average, 1 / (steps + 1).
     correction : float
-        c, of the running variance alone: 1 as in PyTorch, 0 as in Flax, Keras and ONNX.
+        c, for the running variance alone: 1 as in PyTorch, 0 as in Flax, Keras and ONNX.
     channel_axis, eps, where, sync
         As in :func:`batch_norm`.
 
@@ -208,19 +208,19 @@ def batch_norm_train(
     y : array
         What batch_norm returns.
     stats : RunningStats or PopulationStats
-        The new state, of the type and the dtypes of the old. A channel that the batch has no element of keeps its mean
+        The new state, with the type and dtypes of the old one. A channel with no elements in the batch keeps its mean
         and variance; one whose count n is not above c keeps its variance. A NaN or infinity in x goes into its
         channel's state.
 
     Raises
     ------
     TypeError, ValueError
-        As in :func:`batch_norm`; also where momentum is not within [0, 1].
+        As in :func:`batch_norm`; also if momentum is not within [0, 1].
 
     See Also
     --------
-    torch.nn.functional.batch_norm : training=True, but for the buffers it writes to.
-    flax.linen.BatchNorm : momentum 0.99 there is 0.01 here, correction 0, channels last.
+    torch.nn.functional.batch_norm : training=True, except that it writes to its buffers. flax.linen.BatchNorm :
+    momentum 0.99 there is 0.01 here, correction 0, channels last.
 
     Notes
     -----
@@ -255,7 +255,7 @@ def instance_norm_train(
     where: Array | None = None,
     sync: Callable[[Array], Array] | None = None,
 ) -> Step:
-    r"""Normalise a batch as :func:`instance_norm` does, and return the state that has seen it.
+    r"""Normalise a batch as :func:`instance_norm` does, and return the updated state, too.
 
     .. math::
 
@@ -274,8 +274,9 @@ def instance_norm_train(
     y : array
         What instance_norm returns.
     stats : RunningStats
-        The new state, of the dtypes of the old: the batch counts with the average of its samples' means and variances,
-        as in PyTorch, not with those of all its elements together. Samples that have no mean or variance are left out.
+        The new state, with the dtypes of the old one. The batch enters it as the average of its samples' means and
+        variances, as in PyTorch, not as those of all its elements together. Samples that have no mean or variance are
+        left out.
 
     Raises
     ------
@@ -284,7 +285,7 @@ def instance_norm_train(
 
     See Also
     --------
-    torch.nn.functional.instance_norm : use_input_stats=True, but for the buffers it writes to.
+    torch.nn.functional.instance_norm : use_input_stats=True, except that it writes to its buffers.
 
     Notes
     -----

@@ -27,11 +27,11 @@ def zscore(x: Array, /, *, axis: int | Shape | None = 0, correction: float = 0, 
     x : array
         Of any shape and real dtype.
     axis : int or tuple of ints, optional
-        The axes that share a mean and a deviation; None is all of them.
+        The axes that share a mean and a deviation; None for all of them.
     correction : float
-        c: 0 for the deviation of the elements themselves, 1 for that estimated from a sample.
+        c: 0 for the deviation of the elements themselves, 1 for the one estimated from a sample.
     where : boolean array, optional
-        What it hides is not counted, and becomes 0. It broadcasts to x's shape.
+        Broadcasts to x's shape. Hidden elements are not counted, and become 0.
 
     Returns
     -------
@@ -42,7 +42,7 @@ def zscore(x: Array, /, *, axis: int | Shape | None = 0, correction: float = 0, 
     Raises
     ------
     TypeError
-        x is no array of real numbers, or where is not boolean.
+        x is not an array of real numbers, or where is not boolean.
     ValueError
         An axis, the shape of where or the correction does not fit.
 
@@ -83,7 +83,7 @@ def minmax_scale(
     feature_range: tuple[float, float] = (0.0, 1.0),
     where: Array | None = None,
 ) -> Array:
-    r"""Map the least element of each slice to the lower bound of a range, and the greatest to the upper.
+    r"""Map the smallest element of each slice to the lower bound of a range, and the largest to the upper.
 
     .. math:: y = a + (b - a) \frac{x - \min x}{\max x - \min x}
 
@@ -92,11 +92,11 @@ def minmax_scale(
     x : array
         Of any shape and real dtype.
     axis : int or tuple of ints, optional
-        The axes that share a least and a greatest element; None is all of them.
+        The axes that share a smallest and a largest element; None for all of them.
     feature_range : (float, float)
         a and b.
     where : boolean array, optional
-        What it hides is not looked at, and becomes a. It broadcasts to x's shape.
+        Broadcasts to x's shape. Hidden elements are ignored, and become a.
 
     Returns
     -------
@@ -106,7 +106,7 @@ def minmax_scale(
     Raises
     ------
     TypeError
-        x is no array of real numbers, or where is not boolean.
+        x is not an array of real numbers, or where is not boolean.
     ValueError
         An axis or the shape of where does not fit, or a is not below b.
 

@@ -1,6 +1,6 @@
-"""The norms with their gradients, for libraries that differentiate nothing, and for those that lose digits in it.
+"""The norms with their gradients, for libraries that do not differentiate, and for those that lose digits doing so.
 
-Every function takes the arguments of the one of its name in :mod:`anynorm`, and returns what that returns beside its
+Every function takes the arguments of its namesake in :mod:`anynorm`, and returns the same result together with its
 pullback, which turns the gradient of the result into those of x, weight and bias.
 
 >>> import numpy as np
@@ -58,9 +58,9 @@ R = TypeVar("R")
 
 
 class Pullback:
-    """The gradients of x, weight and bias, and of what a mixture is controlled by, given that of the result.
+    """The gradients of x, weight, bias and the controls of a mixture, given that of the result.
 
-    It keeps x, which must not be written to before it is called, and the statistics, and nothing else.
+    It keeps x and the statistics, and nothing else. Do not write to x before it is called.
     """
 
     __slots__ = ("_call", "_caller", "_pull", "_statistics")
@@ -80,17 +80,17 @@ class Pullback:
         self._call = call._replace(xp=xp, dtype=dtype, computing=computing)
 
     def __call__(self, dy: Array, /) -> tuple[Any, ...]:
-        """Return (dx, dweight, dbias), None where there was no parameter, and of a mixture what follows.
+        """Return (dx, dweight, dbias), None where there was no parameter, and for a mixture those of its controls.
 
         Parameters
         ----------
         dy : array
-            The gradient of the result: of its shape, library and device, and of a floating dtype.
+            The gradient of the result: with its shape, library and device, and of a floating dtype.
 
         Returns
         -------
         dx : array
-            Of the result's shape and dtype. What the mask hides has gradient 0.
+            Of the result's shape and dtype. Elements that the mask hides have gradient 0.
         dweight, dbias : array or None
             Of the shape and dtype of weight and bias, but of a floating dtype where those are integers, and lazy where
             x is. They are sums over this replica alone.
@@ -101,9 +101,9 @@ class Pullback:
         Raises
         ------
         TypeError
-            dy is no array of x's library, or not of a floating dtype.
+            dy is not an array of x's library, or not of a floating dtype.
         ValueError
-            dy is not of the result's shape, or on another device.
+            dy is not of the result's shape, or is on another device.
         """
         call = self._call
         dy = checked(call, dy, lambda: gradient_of(self._caller, call.xp, call.x, dy, call.rows))
@@ -159,8 +159,8 @@ def layer_norm() -> None:
 
     See Also
     --------
-    torch.ops.aten.native_layer_norm_backward : the same, in the digits that an offset leaves it.
-    jax.vjp : of :func:`anynorm.layer_norm` is the same, too.
+    torch.ops.aten.native_layer_norm_backward : the same, but it loses digits to an offset. jax.vjp : of
+    :func:`anynorm.layer_norm` is the same, too.
 
     Notes
     -----
@@ -227,7 +227,7 @@ def rms_norm() -> None:
 def group_norm() -> None:
     r"""Return a group norm and its pullback.
 
-    The gradient is that of :func:`layer_norm`, its means taken over each group:
+    The gradient is that of :func:`layer_norm`, with its means taken over each group:
 
     .. math::
 
@@ -253,7 +253,7 @@ def group_norm() -> None:
 
     See Also
     --------
-    torch.ops.aten.native_group_norm_backward : the same, in the digits that an offset leaves it.
+    torch.ops.aten.native_group_norm_backward : the same, but it loses digits to an offset.
 
     Examples
     --------
@@ -271,7 +271,7 @@ def group_norm() -> None:
 def instance_norm() -> None:
     r"""Return an instance norm and its pullback.
 
-    The gradient is that of :func:`layer_norm`, its means taken over the spatial axes:
+    The gradient is that of :func:`layer_norm`, with its means taken over the spatial axes:
 
     .. math::
 
@@ -320,7 +320,7 @@ def instance_norm() -> None:
 def batch_norm() -> None:
     r"""Return a batch norm and its pullback.
 
-    The gradient is that of :func:`layer_norm`, its means taken over samples and spatial axes:
+    The gradient is that of :func:`layer_norm`, with its means taken over samples and spatial axes:
 
     .. math::
 
@@ -349,7 +349,7 @@ def batch_norm() -> None:
 
     See Also
     --------
-    torch.ops.aten.native_batch_norm_backward : the same, in the digits that an offset leaves it.
+    torch.ops.aten.native_batch_norm_backward : the same, but it loses digits to an offset.
 
     Notes
     -----
@@ -396,7 +396,7 @@ def batch_norm_train() -> None:
 
     See Also
     --------
-    torch.nn.functional.batch_norm : training=True, differentiated by torch, but for the buffers it writes to.
+    torch.nn.functional.batch_norm : training=True, differentiated by torch, except that it writes to its buffers.
 
     Examples
     --------
@@ -600,7 +600,7 @@ def batch_instance_norm() -> None:
 
 @with_pullback(mixtures.batch_instance_norm_train)
 def batch_instance_norm_train() -> None:
-    r"""Return a training step of batch instance norm and its pullback, which is that of :func:`batch_instance_norm`.
+    r"""Return a training step of batch-instance norm and its pullback, which is that of :func:`batch_instance_norm`.
 
     With a and s the scale and the shift of an instance, :math:`y = ((x - \mu_{in})\, a + s) \cdot w + b`, and
     :math:`g = w \cdot dy`:
@@ -651,7 +651,7 @@ def batch_instance_norm_train() -> None:
 def batch_renorm_train() -> None:
     r"""Return a training step of batch renormalisation and its pullback.
 
-    r and d are constants, so it is that of a :func:`batch_norm` of weight :math:`r w` and bias :math:`d w + b`:
+    r and d are constants, so it is that of a :func:`batch_norm` with weight :math:`r w` and bias :math:`d w + b`:
 
     .. math::
 

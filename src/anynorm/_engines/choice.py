@@ -76,8 +76,8 @@ def engine(name: str | None = None, /, *, threads: int | None = None) -> Iterato
         array-API code then takes. Without a name it is chosen by x's library, and by the environment variable
         ANYNORM_ENGINE.
     threads : int, optional
-        The most threads that a call may use; without it ANYNORM_NUM_THREADS says so, or else they are as many as the
-        process has cores, and one in a process of a pool. The environment is read once.
+        The most threads that a call may use. By default ANYNORM_NUM_THREADS says so; without it, there are as many as
+        the process has cores, and one in a process of a pool. The environment is read once.
 
     Raises
     ------

@@ -1,8 +1,8 @@
-"""The norms of other frameworks under their own names, argument names and defaults, on the arrays of any library.
+"""The norms of other frameworks under their own names, argument names and defaults, on arrays of any library.
 
-A preset takes its options where the framework's layer takes them, and its arrays, by the names that they have there,
-where it is called. It holds none itself: what is left out is 1 or 0, as in a new layer. What keeps running statistics
-returns ``(y, state)``, the state by its names; the rest returns y.
+A preset takes its options when it is made, as the framework's layer does, and its arrays when it is called, by the
+names that they have there. It holds no arrays itself: what is left out is 1 or 0, as in a new layer. Presets that keep
+running statistics return ``(y, state)``, with the state by its names; the others return y.
 
 >>> import numpy as np
 >>> from anynorm import presets
@@ -12,8 +12,8 @@ returns ``(y, state)``, the state by its names; the rest returns y.
 (array([-1.,  1.]), {'moving_mean': array([0.2]), 'moving_variance': array([1.])})
 >>> y, state = norm(x, training=True, **state)  # the next step
 
-Options that say how parameters begin, are constrained or placed are none of a preset's, since it makes none; those that
-say which there are (``affine``, ``center``, ``use_bias``) refuse what they rule out.
+Presets have no options for how parameters are initialised, constrained or placed, since they make none. Options that
+say which parameters there are (``affine``, ``center``, ``use_bias``) refuse those that they rule out.
 """
 
 from importlib import import_module

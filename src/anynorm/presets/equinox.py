@@ -1,4 +1,4 @@
-"""The norms of ``equinox.nn``, over a batch: what ``jax.vmap`` makes of them there, with the samples in axis 0.
+"""The norms of ``equinox.nn``, over a batch: what ``jax.vmap`` makes of them there, with the samples on axis 0.
 
 Layer and RMS norm, which know the shape of a sample, take a single one, too.
 """
@@ -75,7 +75,7 @@ class GroupNorm(preset.Group):
 class BatchNorm(preset.Batch):
     """``equinox.nn.BatchNorm``, in mode "ema" or "batch".
 
-    In mode "ema", the one unless told, x is normalised by the running statistics, which have seen it. In mode "batch"
+    In mode "ema", the default, x is normalised by the running statistics, which have already seen it. In mode "batch"
     they start at 0 and 1 and are divided by 1 - momentum ** count, as there.
 
     Examples
@@ -159,7 +159,7 @@ def _where(first: Any, new: Array, old: Array) -> Array:
 
 
 def arrays(layer: Any, state: Any = None) -> dict[str, Any]:
-    """Return the arrays of a layer of Equinox, and those of its state, for its preset."""
+    """Return the arrays of an Equinox layer, and those of its state, for its preset."""
     own = {name: getattr(layer, name) for name in ("weight", "bias") if getattr(layer, name, None) is not None}
     names = {
         "ema_first_time": "ema_first_time_index",

@@ -1,6 +1,6 @@
-"""The norms of ``flax.linen``: channels last, momentum weighs the old value, variances are biased.
+"""The norms of ``flax.linen``: channels last, momentum weights the old value, variances are biased.
 
-Those of ``flax.nnx`` have the same options, but a batch norm that trains unless told: ``use_running_average=False``.
+Those of ``flax.nnx`` have the same options, except that batch norm trains by default: ``use_running_average=False``.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class GroupNorm(_Stateless, preset.Group):
 
 @dataclass(frozen=True)
 class InstanceNorm(_Stateless, preset.Instance):
-    """``flax.linen.InstanceNorm``, of one axis of features."""
+    """``flax.linen.InstanceNorm``, with one axis of features."""
 
     epsilon: float = 1e-6
     _: KW_ONLY
@@ -100,7 +100,7 @@ class InstanceNorm(_Stateless, preset.Instance):
 
 @dataclass(frozen=True)
 class BatchNorm(preset.Batch):
-    """``flax.linen.BatchNorm``, of one axis of features.
+    """``flax.linen.BatchNorm``, with one axis of features.
 
     Examples
     --------
@@ -157,9 +157,9 @@ class BatchNorm(preset.Batch):
 
 
 def arrays(variables: Mapping[str, Mapping[str, Any]], path: str = "") -> dict[str, Array]:
-    """Return the arrays of one layer of Flax's variables, of all their collections, for its preset.
+    """Return the arrays of one layer from all collections of Flax's variables, for its preset.
 
-    The state of a module of ``flax.nnx`` is a mapping, too, by ``{"state": flax.nnx.to_pure_dict(state)}``.
+    For a module of ``flax.nnx``, pass its state as a mapping: ``{"state": flax.nnx.to_pure_dict(state)}``.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""The norms of ``haiku``: channels last unless data_format says otherwise, running averages without their start."""
+"""The norms of ``haiku``: channels last by default, running averages corrected for their start."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _axes(axis: int | slice | Shape, x: Array) -> Shape:
 
 @dataclass(frozen=True)
 class LayerNorm(_Affine, preset.Layer):
-    """``haiku.LayerNorm``: scale and offset run along param_axis, the last unless it is given."""
+    """``haiku.LayerNorm``: scale and offset run along param_axis, by default the last."""
 
     axis: int | slice | Shape
     create_scale: bool
@@ -116,7 +116,7 @@ class InstanceNorm(_Formatted, _Affine, preset.Instance):
 
 @dataclass(frozen=True)
 class BatchNorm(_Formatted, preset.Batch):
-    """``haiku.BatchNorm``: its state is two averages, each of a "hidden" one, that without its start, and a count.
+    """``haiku.BatchNorm``: its state is two averages, each with a "hidden" one, the corrected one, and a count.
 
     Examples
     --------
@@ -179,7 +179,7 @@ def _averaged(ema: Mapping[str, Any] | None, value: Array, share: float) -> dict
 
 
 def arrays(params: Mapping[str, Any], name: str, state: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return the arrays of one module of Haiku's parameters and state, for its preset.
+    """Return the arrays of one module from Haiku's parameters and state, for its preset.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""The norms of ``keras.layers``: channels last, eps 1e-3, momentum weighs the old value, variances are biased."""
+"""The norms of ``keras.layers``: channels last, eps 1e-3, momentum weights the old value, variances are biased."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ class BatchNormalization(preset.Batch):
 
 
 def arrays(layer: Any) -> dict[str, Any]:
-    """Return the weights of a layer of Keras as NumPy arrays, for its preset."""
+    """Return the weights of a Keras layer as NumPy arrays, for its preset."""
     from keras import ops
 
     return {weight.name: ops.convert_to_numpy(weight) for weight in layer.weights}

@@ -1,4 +1,4 @@
-"""The norms of ``mlx.nn``: channels last, momentum weighs the new batch, running variances are unbiased."""
+"""The norms of ``mlx.nn``: channels last, momentum weights the new batch, running variances are unbiased."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ class BatchNorm(preset.Batch, preset.Tracking):
 
 
 def arrays(parameters: Mapping[str, Any], path: str = "") -> dict[str, Array]:
-    """Return the arrays of one layer of a module's ``parameters()``, or of a file of weights, for its preset.
+    """Return the arrays of one layer from a module's ``parameters()`` or a file of weights, for its preset.
 
     Examples
     --------

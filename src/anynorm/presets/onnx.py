@@ -1,6 +1,6 @@
-"""The operators of ONNX that normalise: attributes where they are made, inputs where they are called, in ONNX's order.
+"""The operators of ONNX that normalise: attributes when they are made, inputs when they are called, in ONNX's order.
 
-As operators do, batch norm returns y alone, and in training (y, running_mean, running_var).
+Like the operator, batch norm returns y alone, and in training (y, running_mean, running_var).
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class RMSNormalization(_FromAxis, preset.Rms):
 
 @dataclass(frozen=True)
 class GroupNormalization(preset.Group):
-    """``GroupNormalization``: scale and bias of shape (C,), or one a group, as in opset 18."""
+    """``GroupNormalization``: scale and bias of shape (C,), or one per group, as in opset 18."""
 
     num_groups: int
     epsilon: float = field(default=1e-5, kw_only=True)
@@ -143,7 +143,7 @@ class BatchNormalization(preset.Batch):
 def arrays(model: Any, name: str) -> dict[str, Any]:
     """Return the initialisers that a node of a model takes, named as its preset names them, as NumPy arrays.
 
-    The node is told by its name, or by that of its first output.
+    The node is found by its name, or by that of its first output.
     """
     from onnx import numpy_helper
 

@@ -1,4 +1,4 @@
-"""The scaler of ``sklearn.preprocessing``, which streams exactly, for arrays of any library that scikit-learn takes."""
+"""The scaler of ``sklearn.preprocessing``, with exact streaming, for arrays of any library that scikit-learn takes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class StandardScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
-    r"""``sklearn.preprocessing.StandardScaler``, by moments that are merged: partial_fit loses no digits to an offset.
+    r"""``sklearn.preprocessing.StandardScaler``, built on merged moments: partial_fit loses no digits to an offset.
 
     .. math:: z = \frac{x - \mu}{\sigma}
 
@@ -30,15 +30,15 @@ class StandardScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # 
     Attributes
     ----------
     moments_ : Moments
-        Of shape (n_features,): what all the data seen amount to.
+        Of shape (n_features,): the moments of all data seen.
     mean_, var_, scale_ : array
         Of shape (n_features,). A feature that is constant has a scale of 1.
     n_samples_seen_ : array
-        How many numbers of each feature there were: NaN is none, and stays what it is.
+        How many numbers of each feature were seen. NaN does not count, and stays NaN.
 
     See Also
     --------
-    sklearn.preprocessing.StandardScaler : takes sparse matrices and weights of samples, too.
+    sklearn.preprocessing.StandardScaler : takes sparse matrices and sample weights, too.
 
     Examples
     --------
@@ -88,7 +88,7 @@ class StandardScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # 
         return batch_norm(x, stats=PopulationStats(mean, var, 1, rest), channel_axis=1, eps=0)
 
     def inverse_transform(self, X: Array) -> Array:
-        """Return what transform has made X of."""
+        """Undo transform."""
         check_is_fitted(self)
         x = self._checked(X, "inverse_transform")
         if self.with_std:

@@ -1,4 +1,4 @@
-"""The norms of ``torch.nn``: channels in axis 1, momentum weighs the new batch, running variances are unbiased."""
+"""The norms of ``torch.nn``: channels on axis 1, momentum weights the new batch, running variances are unbiased."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ class LayerNorm(preset.Layer):
 
 @dataclass(frozen=True)
 class RMSNorm(preset.Rms):
-    """``torch.nn.RMSNorm``: an eps of None is the distance from 1 to the next number of the dtype computed in."""
+    """``torch.nn.RMSNorm``: with eps=None, it is the distance from 1 to the next number in the computing dtype."""
 
     normalized_shape: int | Shape
     eps: float | None = None
@@ -174,7 +174,7 @@ class GroupNorm(preset.Group):
 
 
 def arrays(state_dict: Mapping[str, Array], path: str = "") -> dict[str, Array]:
-    """Return the arrays of one layer of a ``state_dict``, or of what safetensors has loaded, for its preset.
+    """Return the arrays of one layer of a ``state_dict``, or of a loaded safetensors file, for its preset.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Tests for norms of your own, on every array library that is installed: against float64 and against native norms.
+"""Tests for norms of your own, on every installed array library: against float64 and against native norms.
 
 >>> import numpy as np
 >>> from anynorm import testing

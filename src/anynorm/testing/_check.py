@@ -26,23 +26,23 @@ DTYPES = ("float32", "float64", "float16")
 
 
 def data(kind: str, shape: tuple[int, ...], dtype: str = "float32", seed: int = 0) -> Array:
-    """Return a NumPy array of a kind that breaks some norm.
+    """Return a NumPy array of a kind of data that breaks some norms.
 
     Parameters
     ----------
     kind : str
-        One of ``KINDS``: "offset 1e+06" is of unit spread about 1e6; or "constant"; or "empty", of no samples.
+        One of ``KINDS``, such as "offset 1e+06", of unit spread around 1e6; or "constant"; or "empty", without samples.
     shape : tuple of ints
         The shape of the array.
     dtype : str
         A floating dtype of NumPy.
     seed : int
-        Of the random numbers.
+        For the random numbers.
 
     Returns
     -------
     numpy.ndarray
-        The same for the same arguments.
+        The same array for the same arguments.
 
     Raises
     ------
@@ -95,7 +95,7 @@ class Finding(NamedTuple):
 
 
 class Report(NamedTuple):
-    """All findings of a norm; as text it is a table of the worst of each library."""
+    """All findings for a norm; as text it is a table of the worst for each library."""
 
     norm: str
     findings: tuple[Finding, ...]
@@ -159,7 +159,7 @@ def check_norm(
     gradients: bool = True,
     compiled: bool = False,
 ) -> Report:
-    r"""Run a norm on every kind of data and every library, and hold it against float64.
+    r"""Run a norm on every kind of data and every library, and compare it with float64.
 
     .. math:: \max_i |y_i - \hat y_i|, \quad \hat y = \frac{x - \mathrm{E}[x]}{\sqrt{\mathrm{Var}[x] + \epsilon}}
        \text{ in float64}
@@ -169,17 +169,17 @@ def check_norm(
     function : callable
         The norm of an array x of shape (N, C, \*S), without weight and bias: ``lambda x: mine(x, num_groups=8)``.
     norm : str
-        What it is to be: "layer" over all axes but the first, "last axis" for a layer norm over that alone, "rms" over
-        all axes but the first, "group" of as many groups as divide C, up to 8, "instance" or "batch".
+        What it should be: "layer" over all axes but the first, "last axis" for a layer norm over that alone, "rms" over
+        all axes but the first, "group" with as many groups as divide C, up to 8, "instance" or "batch".
     libraries : iterable of str, optional
-        Those of ``USES`` that have a name here: "numpy", "cupy", "jax", "torch" and "dask", as far as they can be
-        used, unless given.
+        Names of libraries in ``USES``. By default "numpy", "cupy", "jax", "torch" and "dask", as far as they can be
+        used.
     shape, dtype
         Of x: "float32", "float64" or "float16".
     eps : float
-        That the function uses.
+        The eps that the function uses.
     within : float, optional
-        The largest error to allow, for all data; what anynorm promises of its own norms, unless given.
+        The largest error to allow, for all data; by default what anynorm promises for its own norms.
     gradients : bool
         Differentiate it too, where the library is JAX or PyTorch.
     compiled : bool
@@ -194,7 +194,7 @@ def check_norm(
     Raises
     ------
     ValueError
-        There is no such norm, or a library that is asked for cannot be used, or NumPy cannot.
+        There is no such norm, or a requested library, or NumPy, cannot be used.
 
     See Also
     --------
@@ -202,8 +202,8 @@ def check_norm(
 
     Notes
     -----
-    Beside the error it is checked that the result has x's library, shape and dtype, that x is not written to, that
-    Dask computes nothing before it is asked to, that a constant slice gives 0 with a finite gradient, and that an empty
+    Besides the error, it checks that the result has x's library, shape and dtype, that x is not written to, that Dask
+    computes nothing before it is asked to, that a constant slice gives 0 with a finite gradient, and that an empty
     array stays one.
 
     Examples
@@ -239,7 +239,7 @@ def check_norm(
 
 
 def assert_norm(function: Callable[[Array], Array], norm: str = "layer", /, **options: Any) -> None:
-    """Raise an AssertionError that tells what a norm does wrong, if it does.
+    """Raise an AssertionError that says what a norm does wrong, if anything.
 
     Parameters
     ----------
@@ -249,7 +249,7 @@ def assert_norm(function: Callable[[Array], Array], norm: str = "layer", /, **op
     Raises
     ------
     AssertionError
-        A finding was not kept: the table, and the worst element with what it should have been.
+        A finding was not kept; the message has the table, and the worst element with what it should have been.
     ValueError
         As in :func:`check_norm`.
 

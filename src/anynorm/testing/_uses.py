@@ -59,12 +59,12 @@ class Use:
         return isinstance(y, np.ndarray)
 
     def place(self, y: Any) -> Any:
-        """Return y's device, None where there is but one."""
+        """Return y's device, or None where there is only one."""
         return None
 
     @contextmanager
     def using(self, dtype: str) -> Iterator[None]:
-        """Make dtype available, where that is a setting."""
+        """Make dtype available, if that is a setting."""
         yield
 
 
