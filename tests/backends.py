@@ -40,11 +40,11 @@ ABOUT = {
     "mlx": About("0.32.4", "eagerly, compiled, on a CPU"),
     "dpnp": About(
         "0.20.0", "eagerly, on a queue of a CPU",
-        {"pickles": "its arrays have them, but the queues that they name have none: no pullback is copied"}, few=True,
+        {"pickling": "its arrays can be pickled, but not the queues they name, so no pullback can"}, few=True,
     ),
     "ndonnx": About(
         "0.23.0", "as an ONNX graph, run by onnxruntime",
-        {"pickles": "the nodes of its graphs refuse to be copied, and so does a pullback that holds one"}, few=True,
+        {"pickling": "the nodes of its graphs refuse it, and so does a pullback that holds one"}, few=True,
     ),
     "sparse": About(
         "0.19.3", "eagerly, as COO and GCXS", few=True,
@@ -58,7 +58,7 @@ ABOUT = {
         lacks={
             "empty arrays": "its any() of no elements is one False, whatever the axes, without the spec of x",
             "many small calls": "the time of a chain of them grows faster than its length; merge many at once",
-            "pickles": "its plans hold functions within functions, which pickle refuses",
+            "pickling": "its plans hold nested functions, which pickle refuses",
         },
     ),
 }  # fmt: skip

@@ -278,7 +278,7 @@ def test_jax_differentiates_it_as_the_pullback_does(name, rng):
 
 @each_mixture
 @pytest.mark.eager
-@pytest.mark.needs("pickles")
+@pytest.mark.needs("pickling")
 def test_a_pickled_pullback_pulls_the_same(xp, name, rng):
     given, dy = arguments(name, rng), xp.array(rng.standard_normal(SHAPE).astype(F32))
     (_, pullback) = called(name, vjp)(*map(xp.array, given))

@@ -408,7 +408,7 @@ def test_several_largest_elements_share_a_gradient(xp):
 
 @first_cases
 @pytest.mark.eager
-@pytest.mark.needs("pickles")
+@pytest.mark.needs("pickling")
 def test_a_pickled_pullback_pulls_the_same(xp, case, rng):
     dy = xp.array(rng.standard_normal(SHAPE).astype(F32))
     _, pullback = case.call(*map(xp.array, case.arguments(rng)), of=vjp)

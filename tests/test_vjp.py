@@ -411,7 +411,7 @@ def test_stats_leave_nothing_to_sync():
 
 
 @pytest.mark.eager
-@pytest.mark.needs("pickles")
+@pytest.mark.needs("pickling")
 @each_norm
 def test_a_copied_or_pickled_pullback_pulls_the_same(xp, norm, rng):
     x, dy = data("offset 3", SHAPE), rng.standard_normal(SHAPE).astype(F32)

@@ -147,7 +147,7 @@ def main() -> None:
 
     bytes_ = math.prod(IMAGES) * 4 / 1e6
     print(f"{bytes_:.0f} MB, two worker processes, medians of {arguments.rounds} interleaved rounds\n")
-    print("| norm | by | seconds | of a copy (wished) | tasks | extra MB a worker |")
+    print("| norm | by | seconds | copies (goal) | tasks | extra MB per worker |")
     print("|---|---|---|---|---|---|")
     options: dict[str, Any] = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0"}
     with LocalCluster(**options) as cluster, Client(cluster) as client:

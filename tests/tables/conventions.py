@@ -51,7 +51,7 @@ ROWS = {
     "eps of instance norm": lambda _, __, ___, instance, ____: eps(instance),
     "eps of RMS norm": lambda *five: eps(five[-1]),
     "momentum": lambda batch, *_: default(batch, "momentum", "decay_rate"),
-    "which weighs": lambda batch, *_: weighed(batch),
+    "what momentum weighs": lambda batch, *_: weighed(batch),
     "correction of the running variance": lambda batch, *_: str(batch.options(X)["correction"]),
     "groups": lambda _, __, group, *___: default(group, "num_groups", "groups"),
     "parameters of instance norm": lambda _, __, ___, instance, ____: affine(instance),

@@ -19,7 +19,7 @@ PAGE = "docs/guide/speed.md"
 TABLES = LARGE, AFFINE, TEXTBOOK, MASKED, COMPILED, EAGER, JITTED = (
     "large arrays",
     "weight and bias",
-    "beside the textbook",
+    "compared with the textbook",
     "masks",
     "compiled by PyTorch",
     "JAX, eager",
