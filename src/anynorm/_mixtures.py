@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import _engines as engines
 from ._core.arguments import floating_of
+from ._core.arrays import reshape, shape_along, stack
 from ._core.call import Statistics, check_sync, prepare, statistics_of
-from ._core.libraries import reshape, shape_along, stack
 from ._core.plans import find, kind_of
 from ._core.standardize import pool, rstd, sum_to, summed, trusted
 from ._norms import Done, instance, performed_by

@@ -7,8 +7,8 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from ._core.arguments import LARGEST, axes_of, cast, fits, is_number, kin, namespace, number, rank
+from ._core.arrays import as_array, quiet, rounded_once, stack
 from ._core.call import Layout, Statistics, prepare
-from ._core.libraries import as_array, quiet, rounded_once, stack
 from ._core.standardize import pool
 from ._engines import statistics
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import _engines as engines
 from ._core.arguments import LARGEST, cast, floating_of, integer, number
+from ._core.arrays import as_array, check_sizes, constant, quiet, reshape, reuse, shape_along, without_empty_chunks
 from ._core.call import Statistics, prepare, statistics_of
-from ._core.libraries import as_array, check_sizes, constant, quiet, reshape, reuse, shape_along, without_empty_chunks
 from ._core.plans import find
 from ._core.standardize import TINY, is_large, rstd, sum_to, summed, trusted
 from ._mixtures import distance

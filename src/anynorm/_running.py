@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import _engines as engines
 from ._core.arguments import LARGEST, cast, dtypes, integer, kin, namespace, number, rest_of, state_of
+from ._core.arrays import as_array, beside, default_dtype, has_sizes, sharded_as, welcome
 from ._core.call import prepare
-from ._core.libraries import as_array, beside, default_dtype, has_sizes, sharded_as, welcome
 from ._core.mean import Mean
 from ._engines import compose, normalize
 from ._moments import variance

@@ -6,8 +6,8 @@ import math
 from typing import TYPE_CHECKING
 
 from ._core.arguments import LARGEST, axes_of, cast, number, rank
+from ._core.arrays import quiet, without_empty_chunks
 from ._core.call import prepare
-from ._core.libraries import quiet, without_empty_chunks
 from ._core.plans import remember
 from ._core.standardize import trusted
 from ._engines import normalize, statistics

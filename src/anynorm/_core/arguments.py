@@ -6,21 +6,8 @@ import operator
 from numbers import Real
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .libraries import (
-    check_sizes,
-    default_dtype,
-    device_of,
-    is_compiling,
-    library_name,
-    namespace_of,
-    record,
-    refusal,
-    reshape,
-    rows_of,
-    shape_along,
-    welcome,
-    written,
-)
+from .arrays import check_sizes, default_dtype, device_of, reshape, shape_along, welcome, written
+from .libraries import is_compiling, library_name, namespace_of, record, refusal, rows_of
 
 if TYPE_CHECKING:
     from .libraries import Array, Namespace, Rows, Shape

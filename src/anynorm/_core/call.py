@@ -22,19 +22,8 @@ from .arguments import (
     rest_of,
     state_of,
 )
-from .libraries import (
-    as_array,
-    check_sizes,
-    chunked_as,
-    complete,
-    fills,
-    record,
-    reshape,
-    reuse,
-    rows_of,
-    shape_along,
-    unknown,
-)
+from .arrays import as_array, check_sizes, chunked_as, complete, fills, reshape, reuse, shape_along, unknown
+from .libraries import record, rows_of
 from .mean import Mean, counts
 from .plans import find, kind_of
 

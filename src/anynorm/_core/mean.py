@@ -5,17 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from .libraries import (
-    as_number,
-    check_sizes,
-    complete,
-    default_dtype,
-    double,
-    is_compiling,
-    library_name,
-    record,
-    stack,
-)
+from .arrays import as_number, check_sizes, complete, default_dtype, double, stack
+from .libraries import is_compiling, library_name, record
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,8 +10,9 @@ import math
 import operator
 from typing import TYPE_CHECKING, Any
 
+from .arrays import complete, double, quiet, reuse, rounded_once, smallest_square, stack
 from .call import Statistics
-from .libraries import complete, double, is_compiling, quiet, reuse, rounded_once, smallest_square, stack
+from .libraries import is_compiling
 from .mean import sum_over, sums_in, unstack
 
 if TYPE_CHECKING:

@@ -17,8 +17,9 @@ from dask.array.utils import meta_from_array
 from .. import _engines as engines
 from .._core import standardize as array_api
 from .._core.arguments import same
+from .._core.arrays import has_sizes, quiet, smallest_square
 from .._core.call import Statistics, split
-from .._core.libraries import has_sizes, namespace_of, quiet, smallest_square
+from .._core.libraries import namespace_of
 from .._core.mean import counts, sum_over, sums_in
 from .choice import beside_others
 

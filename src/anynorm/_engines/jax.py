@@ -18,8 +18,8 @@ import jax
 import jax.numpy as jnp
 
 from .._core import standardize as array_api
+from .._core.arrays import sharded_as, smallest_square
 from .._core.call import Statistics, split
-from .._core.libraries import sharded_as, smallest_square
 from .._core.mean import BLOCK, Mean, sum_blocks
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from .. import _norms as norms
 from .. import _running as running
 from .._core.arguments import axis_of, integer, number
-from .._core.libraries import namespace_of, reshape
+from .._core.arrays import reshape
+from .._core.libraries import namespace_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

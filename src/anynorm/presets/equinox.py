@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from .._core.libraries import as_number
+from .._core.arrays import as_number
 from .._moments import moments, variance
 from .._running import RunningStats
 from . import _preset as preset

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from .._core.libraries import as_number, reshape
+from .._core.arrays import as_number, reshape
 from . import _preset as preset
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .._core.libraries import reshape
+from .._core.arrays import reshape
 from .._norms import layer_norm
 from . import _preset as preset
 

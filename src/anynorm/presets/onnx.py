@@ -10,7 +10,7 @@ from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 from .._core.arguments import axis_of
-from .._core.libraries import reshape
+from .._core.arrays import reshape
 from . import _preset as preset
 
 if TYPE_CHECKING:

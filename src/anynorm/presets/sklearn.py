@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from .._core.libraries import default_dtype, library_name
+from .._core.arrays import default_dtype
+from .._core.libraries import library_name
 from .._moments import Moments, merge, moments, variance
 from .._norms import batch_norm
 from .._running import PopulationStats

@@ -11,8 +11,8 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..._core.arrays import shape_along
 from ..._core.call import Statistics
-from ..._core.libraries import shape_along
 from ..lowering import BIASES, RESULT, WEIGHTS, lower
 
 if TYPE_CHECKING:
