@@ -253,6 +253,7 @@ def test_mixed_devices_of_the_strict_library_are_refused():
 
 
 @pytest.mark.library("dask")
+@pytest.mark.engine
 def test_unknown_chunk_sizes_work_or_say_what_to_do():
     import dask
     import dask.array as da

@@ -140,6 +140,7 @@ def test_squares_below_float32_are_drowned_by_eps(xp, norm):
     "library", [pytest.param(name, marks=pytest.mark.library(name)) for name in ("numpy", "torch")]
 )
 @pytest.mark.library("numba")
+@pytest.mark.engine
 def test_the_gradient_of_squares_beyond_float32_is_right_by_a_kernel(norm, scale, library, rng):
     shape = (16, 4, 9, 40)  # walked along rows or down columns
     x, g = data("offset 0", shape) * F32(scale), rng.standard_normal(shape).astype(F32)

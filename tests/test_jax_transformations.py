@@ -261,6 +261,7 @@ SPECS = [
 ]
 
 
+@pytest.mark.engine
 @pytest.mark.parametrize(("axes", "spec"), SPECS, ids=str)
 def test_any_axis_may_be_sharded_and_only_statistics_travel(axes, spec, rng):
     import jax
