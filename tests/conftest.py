@@ -74,6 +74,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             needs.append("numpy")
         if item.get_closest_marker("slow") and not config.getoption("--slow"):
             return False
+        if os.environ.get("ANYNORM_ENGINE") == "array-api" and (item.get_closest_marker("engine") or "numba" in needs):
+            return False
         return all(name in chosen if name in arrays else usable(name) for name in needs)
 
     left_out = [item for item in items if not wanted(item)]
