@@ -60,12 +60,22 @@ class Lowering(NamedTuple):
         import numpy as np
 
         a = a if self.straight else a.transpose(self.order)
-        sizes = list(self.sizes if whole else a.shape)
-        for slot in self.slots:
-            for i in _varying(slot, a.shape, whole=slot is self.slots[3]):
-                sizes[i] = self.sizes[i]
+        sizes = self.sizes if whole else self.laid(a.shape)
         shape = [math.prod([sizes[i] for i in slot]) for slot in self.slots]
-        return np.ascontiguousarray((a if tuple(sizes) == a.shape else np.broadcast_to(a, sizes)).reshape(shape))
+        return np.ascontiguousarray((a if sizes == a.shape else np.broadcast_to(a, sizes)).reshape(shape))
+
+    def laid(self, ordered: Shape) -> Shape:
+        """Return the sizes at which an array is laid: it is repeated along the axes of a slot after one that it has."""
+        sizes = list(ordered)
+        for slot in self.slots:
+            for i in _varying(slot, ordered, whole=slot is self.slots[3]):
+                sizes[i] = self.sizes[i]
+        return tuple(sizes)
+
+    def unlay(self, a: Any, shape: Shape) -> Any:
+        """Return what is as four axes as an array of a shape is laid, at x's rank: where that is repeated, it is whole."""
+        sizes = self.laid(tuple(shape[i] for i in self.order))
+        return a.reshape(sizes).transpose(self.inverse)
 
     def unfolded(self, shape: Shape) -> Shape:
         """Return, of the ordered axes, the sizes of what is laid as four axes, each at size 1 or whole."""

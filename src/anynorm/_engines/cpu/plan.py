@@ -128,8 +128,7 @@ class Plan:
 
     def lay(self, call: Call, parameter: Array) -> Array:
         """Return weight, bias or a given statistic as four axes, in the dtype to compute in."""
-        value = parameter if parameter.ndim == call.x.ndim else call.broadcastable(parameter)
-        array = self.memory.as_numpy(value).astype(self.computing, copy=False)
+        array = self.memory.as_numpy(call.broadcastable(parameter))  # which casts it: NumPy reads halves as whole numbers
         return self.lowering.lay(call.layout.split(np, array))
 
     def lay_mask(self, call: Call) -> Array:
@@ -375,15 +374,14 @@ class Plan:
         """Return the gradient of weight or bias, from that of what it is as four axes."""
         if parameter is None or table is None:
             return None
-        if self.direct[i]:
-            own, total = self.shapes[i], table  # of each axis own is the last part, over and over
-            if own != table.shape:
-                pairs = [n for whole, part in zip(table.shape, own, strict=True) for n in (whole // part, part)]
-                total = table.reshape(pairs).sum(axis=(0, 2, 4, 6))
-        else:
+        own, total = self.shapes[i], table  # of each axis own is the last part, over and over
+        if own != table.shape:
+            pairs = [n for whole, part in zip(table.shape, own, strict=True) for n in (whole // part, part)]
+            total = table.reshape(pairs).sum(axis=(0, 2, 4, 6))
+        if not (self.direct[i] and (self.lowering.straight or parameter.ndim == 1)):  # whose memory is in another order
             shape = call.layout.split(np, self.memory.as_numpy(call.broadcastable(parameter))).shape
             axes = tuple(i for i, size in enumerate(shape) if size == 1)
-            total = self.lowering.restore(table).sum(axis=axes, keepdims=True)
+            total = self.lowering.unlay(total, shape).sum(axis=axes, keepdims=True)
         total = self.memory.from_numpy(total.astype(self.computing))
         return total.reshape(parameter.shape) if parameter.dtype == total.dtype else call.gradient(parameter, total)
 
