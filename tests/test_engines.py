@@ -21,7 +21,7 @@ import anynorm
 from anynorm import RunningStats, vjp
 from anynorm._engines import choice, watch
 from drawn import norm_of
-from oracles import NORMS, assert_within, data, standardized
+from oracles import NORMS, assert_near, assert_within, data, standardized
 
 F32 = np.float32
 numba = pytest.mark.library("numba")
@@ -657,3 +657,58 @@ def test_axes_that_alternate_more_often_do_not_lower():
     assert lowered(layer, x, (1, 3, 5)) is None
     assert lowered(layer, x, (0, 3)) is None
     assert lowered(layer, x[:, :, 0, :, 0], (1, 3)) is None  # it has holes
+
+
+# ------------------------------------------------------------------------------------------------ parameters in memory
+
+X_SHAPE = (3, 6, 4, 5)
+PARAMETERS = {
+    "full": X_SHAPE,
+    "sample and channel": (3, 6, 1, 1),
+    "pixel": (1, 1, 4, 5),
+    "in part": (1, 6, 1, 5),
+    "row": (1, 6, 4, 5),
+}
+ORDERS = {"C": (0, 1, 2, 3), "channels last": (0, 2, 3, 1), "Fortran": (3, 2, 1, 0), "turned": (1, 0, 3, 2)}
+
+
+def ordered(a, order):
+    """Return an array whose axes lie in memory in an order, from the outermost to the innermost."""
+    return np.ascontiguousarray(a.transpose(order)).transpose(np.argsort(order))
+
+
+@each_norm
+@pytest.mark.parametrize(
+    "library", [pytest.param(name, marks=pytest.mark.library(name)) for name in ("numpy", "torch")]
+)
+@pytest.mark.parametrize("of_x", ["C", "channels last", "turned"])
+@pytest.mark.parametrize("of_weight", ORDERS)
+@pytest.mark.parametrize(
+    "dtypes", [("float32", "float32"), ("float32", "float16"), ("float16", "float16"), ("float64", "float32")], ids=str
+)
+def test_parameters_of_xs_rank_lie_in_memory_as_they_like(norm, library, of_x, of_weight, dtypes, rng):
+    dtype, of = dtypes
+    x, dy = (ordered(a.astype(dtype), ORDERS[of_x]) for a in rng.standard_normal((2, *X_SHAPE)))
+    plain, g = norm.oracle(x.astype(float)), dy.astype(float)
+    error = {"float16": 2e-3, "float32": 4e-6, "float64": 4e-6 if of == "float32" else 1e-12}
+    for shape in PARAMETERS.values():
+        w, b = (ordered(a.astype(of), ORDERS[of_weight]) for a in rng.uniform(0.5, 1.5, (2, *shape)))
+        wide, hidden = w.astype(float), tuple(i for i in range(4) if shape[i] == 1)
+        right = (
+            plain * wide + b,
+            norm.gradient(x.astype(float), g * wide),
+            (g * plain).sum(axis=hidden, keepdims=True),
+            g.sum(axis=hidden, keepdims=True),
+        )
+        if library == "numpy":
+            y, pullback = norm.vjp(x, weight=w, bias=b)
+            made = y, *pullback(dy)
+        else:
+            import torch
+
+            leaves = [torch.from_numpy(a).requires_grad_() for a in (x, w, b)]
+            y = norm.call(leaves[0], weight=leaves[1], bias=leaves[2])
+            made = [a.detach().numpy() for a in (y, *torch.autograd.grad(y, leaves, torch.from_numpy(dy)))]
+        for got, exact, kind in zip(made, right, (dtype, dtype, of, of), strict=True):
+            assert got.dtype == kind
+            assert_near(got.astype(float), exact, error[kind])

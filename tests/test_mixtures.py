@@ -151,6 +151,18 @@ def test_statistics_may_be_given(xp, name, kind, rng):
 
 
 @each_mixture
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("order", [(3, 2, 1, 0), (0, 2, 3, 1), (1, 0, 3, 2)], ids=str)
+def test_gradients_are_the_same_in_every_order_of_memory(name, dtype, order, rng):
+    given = [a.astype(dtype) for a in (rng.standard_normal(SHAPE), *arguments(name, rng, "offset 0"))]
+    turned = [
+        np.ascontiguousarray(a.transpose(order)).transpose(np.argsort(order)) if a.ndim == 4 else a for a in given
+    ]
+    for ours, right in zip(gradients_of(name)(*turned), gradients_of(name)(*given), strict=True):
+        assert_within(ours, right.astype(float), 4e-6 * max(1.0, np.abs(right).max()))
+
+
+@each_mixture
 @pytest.mark.dtypes("float16", "bfloat16")
 def test_halves_are_rounded_once(xp, dtype, name, rng):
     given = [xp.array(a, dtype) for a in arguments(name, rng, "offset 3")]

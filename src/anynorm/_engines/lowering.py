@@ -73,7 +73,7 @@ class Lowering(NamedTuple):
         return tuple(sizes)
 
     def unlay(self, a: Any, shape: Shape) -> Any:
-        """Return what is as four axes as an array of a shape is laid, at x's rank: where that is repeated, it is whole."""
+        """Return what is laid as an array of a shape is, at x's rank: whole along the axes it is repeated along."""
         sizes = self.laid(tuple(shape[i] for i in self.order))
         return a.reshape(sizes).transpose(self.inverse)
 
