@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
-from anynorm._pytest import libraries
+from anynorm._pytest import OPTION, libraries
 from anynorm.testing import USES, Use, usable
 from backends import ABOUT, EXHAUSTIVE, FEATURES, SLOW
 
@@ -18,6 +18,7 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--library", dest=OPTION, action="append", help="as --anynorm-library")
     parser.addoption("--slow", action="store_true", help="also run the tests marked slow, and every test in every use")
 
 

@@ -152,3 +152,18 @@ def test_a_mean_that_is_no_array_is_refused_whatever_the_rest(xp, junk):
     m = anynorm.moments(xp.array(np.ones(3, np.float32)))
     with pytest.raises(TypeError, match="merge needs the parts of Moments to be an array of x's library"):
         anynorm.merge(m, m._replace(mean=junk, rest=0.0))
+
+
+def test_many_moments_merged_at_once_keep_their_digits():
+    x = (1e6 + np.random.default_rng(0).normal(size=(20_000, 2))).astype(np.float32)
+    m = anynorm.merge(*(anynorm.moments(row[None], axis=0) for row in x))
+    wide = x.astype(np.float64)
+    assert np.array_equal(m.count, [20_000, 20_000])
+    assert np.allclose(m.mean.astype(float) + m.rest, wide.mean(axis=0), rtol=0, atol=1e-4)
+    assert np.allclose(anynorm.variance(m), wide.var(axis=0), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("dtype", "value"), [("float32", 1e20), ("float64", 1.7e308)])
+def test_merged_squares_beyond_the_dtype_are_no_number_and_never_a_silent_0(dtype, value):
+    parts = (anynorm.moments(np.asarray([a], dtype)) for a in (value, -value))
+    assert not np.isfinite(anynorm.variance(anynorm.merge(*parts)))

@@ -34,6 +34,7 @@ def run(pytester):
 
     def run(*options, files):
         for name, text in files.items():
+            (pytester.path / name).parent.mkdir(exist_ok=True)
             (pytester.path / name).write_text(text)
         options = ("-v", "-p", "no:cacheprovider", "-p", "no:xdist", *options)
         done = pytester.runpytest_subprocess(*options)  # what it imports in this process would be imported twice
@@ -43,7 +44,7 @@ def run(pytester):
 
 
 def test_a_test_that_takes_xp_runs_in_every_use_of_the_library_asked_for(run):
-    status, out = run("--library", "numpy", files={"test_mine.py": TEST})
+    status, out = run("--anynorm-library", "numpy", files={"test_mine.py": TEST})
     assert status == 0, out
     assert re.findall(r"test_norm\[(.*?)\] PASSED", out) == ["numpy", "numpy-readonly"]
 
@@ -55,18 +56,18 @@ def test_without_the_option_every_usable_library_is_run(run):
 
 
 def test_a_library_that_is_not_there_is_an_error(run):
-    status, out = run("--library", "pandora", files={"test_mine.py": TEST})
+    status, out = run("--anynorm-library", "pandora", files={"test_mine.py": TEST})
     assert (status, "not usable here: pandora" in out) == (4, True), out
 
 
 def test_what_is_no_array_library_is_an_error(run):
-    status, out = run("--library", "json", files={"test_mine.py": TEST})
-    assert (status, "--library needs an array library" in out) == (4, True), out
+    status, out = run("--anynorm-library", "json", files={"test_mine.py": TEST})
+    assert (status, "--anynorm-library needs an array library" in out) == (4, True), out
 
 
 def test_a_dtype_that_no_library_has_is_an_error(run):
     text = "import pytest\n\n@pytest.mark.dtypes('flaot32')\ndef test(xp, dtype):\n    pass\n"
-    status, out = run("--library", "numpy", files={"test_mine.py": text})
+    status, out = run("--anynorm-library", "numpy", files={"test_mine.py": text})
     assert status != 0
     assert "no library has flaot32" in out
 
@@ -79,13 +80,13 @@ def test_a_test_that_does_not_take_xp_never_asks_for_libraries(run):
 
 def test_a_conftest_may_choose_among_the_uses(run):
     conftest = "def pytest_anynorm_uses(metafunc, uses):\n    return [use for use in uses if not use.variant]\n"
-    status, out = run("--library", "numpy", files={"conftest.py": conftest, "test_mine.py": TEST})
+    status, out = run("--anynorm-library", "numpy", files={"conftest.py": conftest, "test_mine.py": TEST})
     assert (status, out.count("PASSED")) == (0, 1), out
 
 
 def test_a_conftest_may_want_no_use_at_all(run):
     conftest = "def pytest_anynorm_uses(metafunc, uses):\n    return []\n"
-    status, out = run("--library", "numpy", files={"conftest.py": conftest, "test_mine.py": TEST})
+    status, out = run("--anynorm-library", "numpy", files={"conftest.py": conftest, "test_mine.py": TEST})
     assert (status, out.count("PASSED"), out.count("SKIPPED")) == (0, 0, 1), out
 
 
@@ -94,7 +95,7 @@ def test_a_marker_runs_every_dtype_that_the_library_has(run):
         "import pytest\n\n@pytest.mark.dtypes('float32', 'bfloat16')\n"
         "def test(xp, dtype):\n    assert dtype in xp.floats\n"
     )
-    status, out = run("--strict-markers", "--library", "numpy", files={"test_mine.py": text})
+    status, out = run("--strict-markers", "--anynorm-library", "numpy", files={"test_mine.py": text})
     assert status == 0, out
     assert re.findall(r"test\[(.*?)\] PASSED", out) == ["numpy-float32", "numpy-readonly-float32"]
 
@@ -120,10 +121,11 @@ def test_a_projects_own_xp_is_left_alone(run, files):
     assert (status, out.count("PASSED")) == (0, 1), out
 
 
-def test_a_projects_own_option_is_left_alone(run):
+@pytest.mark.parametrize("place", ["conftest.py", "inside/conftest.py"])
+def test_a_projects_own_option_is_left_alone(run, place):
     conftest = "def pytest_addoption(parser):\n    parser.addoption('--library', default='mine')\n"
-    text = "def test(pytestconfig):\n    assert pytestconfig.getoption('--library') == 'numpy'\n"
-    status, out = run("--library", "numpy", files={"conftest.py": conftest, "test_mine.py": text})
+    text = "def test(pytestconfig):\n    assert pytestconfig.getoption('--library') == 'mine'\n"
+    status, out = run(files={place: conftest, place.replace("conftest", "test_mine"): text})
     assert (status, out.count("PASSED")) == (0, 1), out
 
 
@@ -145,5 +147,5 @@ def test_the_lines_of_nox_in_the_docs_make_one_session_a_library(tmp_path):
 def test_the_test_of_the_docs_runs_with_the_option_of_its_session(run):
     (text,) = [block for block in blocks("python") if "(xp)" in block]
     mine = "from anynorm import layer_norm as my_norm\n"
-    status, out = run("--library", "numpy", files={"mypackage.py": mine, "test_mine.py": text})
+    status, out = run("--anynorm-library", "numpy", files={"mypackage.py": mine, "test_mine.py": text})
     assert (status, out.count("PASSED")) == (0, 2), out

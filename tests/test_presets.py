@@ -164,13 +164,10 @@ INSTANCE = {"track_running_stats": True, "affine": True}
 )
 def test_ten_steps_of_torch(name, options, momentum):
     module = torch_module(name, CHANNELS, momentum=momentum, **options)
-    counts = iter(range(1, STEPS + 2))
 
     def native(x, training):
         y = in_torch(module.train(training), x)
         kept = {key: a.clone() for key, a in module.state_dict().items() if key not in {"weight", "bias"}}
-        if name == "InstanceNorm2d":
-            kept["num_batches_tracked"] = next(counts)  # torch's stays 0
         return y, kept
 
     norm = getattr(presets.torch, name)(CHANNELS, momentum=momentum, **options)
@@ -271,7 +268,7 @@ def test_a_compiled_step_is_the_step(name, arguments, shape):
     leaves, found = (x.requires_grad_(), *parameters.values()), []
     for call in (run, compiled):
         y, state = call(x, parameters)
-        found.append([y, *state.values(), *torch.autograd.grad(y.pow(3).sum(), leaves)])
+        found.append([y, *map(torch.as_tensor, state.values()), *torch.autograd.grad(y.pow(3).sum(), leaves)])
     eager, traced = found
     assert len(eager) == len(traced)
     assert all(torch.allclose(a, b, rtol=1e-10, atol=1e-10) for a, b in zip(eager, traced, strict=True))
@@ -773,6 +770,17 @@ def test_arrays_of_two_libraries_are_refused_as_by_the_norms():
         presets.keras.LayerNormalization()(torch.ones(2, 8), gamma=WEIGHT)
 
 
+def test_names_that_are_numbers_are_steps_of_a_path():
+    assert presets.torch.arrays({0: {"weight": 1}}, "0") == {"weight": 1}
+    assert presets.flax.arrays({"state": {"layers": {0: {}, 1: {"scale": 2}}}}, "layers.1") == {"scale": 2}
+
+
+def test_haiku_has_channels_of_two_axes_on_the_second(rng):
+    x = rng.standard_normal((2, 3, 4, 6))
+    norm = presets.haiku.InstanceNorm(False, False, data_format="NC")
+    assert_near(norm(x), presets.haiku.InstanceNorm(False, False, data_format="channels_first")(x), 1e-12)
+
+
 def test_layers_in_a_list_are_found_by_their_number():
     parameters = {"layers": [{}, {"weight": 1}, {"norm": {"weight": 2, "bias": 3}}]}
     assert presets.mlx.arrays(parameters, "layers.1") == {"weight": 1}
@@ -823,6 +831,15 @@ X = batches(1)[0]
         (lambda: presets.onnx.LayerNormalization(axis=-9)(X, BIAS), r"LayerNormalization needs axis .*: got -9"),
         (lambda: presets.torch.arrays({"a.weight": 1}, "b"), r"path of a layer, .*: got 'b', where there is a.weight"),
         (lambda: presets.haiku.arrays({"net/a": {}}, "net/b"), r"name to be of net/a: got 'net/b'"),
+        (lambda: presets.torch.arrays({"layers": [{"weight": 1}]}, "layers"), r"got 'layers', where there is layers"),
+        (
+            lambda: presets.torch.arrays({"norm": {"weight": X}}, "norm.weight"),
+            r"got 'norm.weight', where there is norm",
+        ),
+        (lambda: presets.torch.arrays({"layers": [{"weight": 1}]}, "layers.\N{SUPERSCRIPT TWO}"), r"got 'layers.²'"),
+        (lambda: presets.keras.BatchNormalization(axis=4)(X), r"BatchNormalization needs the channel axis .*: got 4"),
+        (lambda: presets.flax.BatchNorm(False, axis=4)(X), r"BatchNorm needs the channel axis .*: got 4"),
+        (lambda: presets.keras.GroupNormalization(-1, axis=4)(X), r"GroupNormalization needs axis .*: got 4"),
     ],
 )
 def test_what_does_not_fit_is_refused(call, message):

@@ -87,3 +87,28 @@ def test_presets_without_scikit_learn_are_whole(monkeypatch):
         presets.sklearn  # noqa: B018
     with pytest.raises(AttributeError, match="no attribute 'pandas'"):
         presets.pandas  # noqa: B018
+
+
+@pytest.mark.parametrize("dtypes", [("float32", "float64"), ("float64", "float32"), ("int64", "float32")])
+def test_parts_of_several_dtypes_are_taken_as_by_scikit_learn(dtypes, rng):
+    from sklearn.preprocessing import StandardScaler
+
+    parts = [(rng.normal(5, 3, (20, 3))).astype(dtype) for dtype in dtypes]
+    ours, theirs = presets.sklearn.StandardScaler(), StandardScaler()
+    for part in parts:
+        ours, theirs = ours.partial_fit(part), theirs.partial_fit(part)
+    assert_within(ours.mean_.astype(float), theirs.mean_, 1e-6)
+    assert_within(ours.var_.astype(float), theirs.var_, 1e-5)
+
+
+@pytest.mark.parametrize("options", [{}, {"with_std": False}, {"with_mean": False}])
+def test_a_feature_that_was_nan_alone_stays_unknown(options, rng):
+    from sklearn.preprocessing import StandardScaler
+
+    x, later = rng.normal(5, 3, (2, 20, 2))
+    x[:, 1] = np.nan
+    ours = presets.sklearn.StandardScaler(**options).fit(x).transform(later)
+    with np.errstate(invalid="ignore"):
+        theirs = StandardScaler(**options).fit(x).transform(later)
+    assert np.array_equal(np.isnan(ours), np.isnan(theirs))
+    assert_within(ours[:, 0], theirs[:, 0], 1e-12)

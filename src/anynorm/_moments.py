@@ -20,7 +20,8 @@ class Moments(NamedTuple):
     """The statistics of a set of elements: their count, their mean, and the sum of their squared deviations from it.
 
     Four arrays of one shape and dtype; a pytree in JAX and PyTorch. Without elements, all four are zeros. The mean is
-    the number nearest to mean + rest, which is exact at every offset; a rest of 0 need not be an array.
+    the number nearest to mean + rest, which is exact at every offset; a rest of 0 need not be an array. A float32 count is
+    exact up to 2**24: to a longer stream single elements add nothing, so merge parts of many, or moments in float64.
     """
 
     count: Array
@@ -138,6 +139,16 @@ def merge(first: Moments, /, *others: Moments) -> Moments:
     True
     """
     xp, many = _check("merge", first, *others)
+    while len(many) > TOGETHER:
+        many = [_pooled(xp, many[i : i + TOGETHER]) for i in range(0, len(many), TOGETHER)]
+    return _pooled(xp, many)
+
+
+TOGETHER = 64  # moments whose sums in float32, one after another, cost the mean's rest no digits
+
+
+def _pooled(xp: Namespace, many: list[Moments]) -> Moments:
+    """Return the moments of few parts together."""
     count, mean, m2, rest = (stack(xp, list(part)) for part in zip(*many, strict=True))
     var = m2 / xp.where(count > 0, count, 1.0)
     s = pool(xp, Statistics(count, mean, rest, var), lambda terms: xp.sum(terms, axis=1, keepdims=True))

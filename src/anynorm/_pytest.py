@@ -1,30 +1,23 @@
 """The plugin of pytest: a fixture xp that is every use of every array library, and an option that chooses among them.
 
-A project that has a fixture or an option of these names keeps its own.
+A project that has a fixture xp keeps its own.
 """
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
-
     from .testing import Use
 
 OPTION = "anynorm_library"
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_load_initial_conftests(parser: pytest.Parser) -> Generator[None, Any, Any]:
-    """Add the option when the project's own conftest has had its turn."""
-    result = yield
-    with suppress(ValueError):  # where the project has it
-        parser.addoption("--library", dest=OPTION, action="append", help="test this array library alone, for xp")
-    return result
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option, of a name that no project has."""
+    parser.addoption("--anynorm-library", action="append", help="test this array library alone, for xp")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -66,7 +59,7 @@ def libraries(config: pytest.Config, *, only_asked: bool = False) -> list[str]:
         raise pytest.UsageError(message)
     known = {use.library for use in USES}
     if asked and not known.intersection(asked):
-        message = f"--library needs an array library, of {', '.join(sorted(known))}: got {', '.join(asked)}"
+        message = f"--anynorm-library needs an array library, of {', '.join(sorted(known))}: got {', '.join(asked)}"
         raise pytest.UsageError(message)
     return asked or [library for library in dict.fromkeys(use.library for use in USES) if usable(library)]
 

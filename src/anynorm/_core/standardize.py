@@ -150,16 +150,18 @@ def pool(xp: Namespace, part: Statistics, total: Callable[[Array], Array]) -> St
     count, weighted = unstack(total(stack(xp, [part.count, part.count * part.mean])))
     divisor = xp.where(count > 0, count, 1.0)
     rough = rounded_once(xp, weighted / divisor)
-    with quiet(xp):
+    with quiet(xp, over="ignore"):  # squares may leave the dtype: then the variance is not a number
         d = (part.mean - rough) + part.rest
-    terms = [part.count * d, part.count * d * d, part.count * part.var]
-    error, square, within = (rounded_once(xp, term / divisor) for term in unstack(total(stack(xp, terms))))
-    first = rough + error
-    # Constant parts of one mean deviate from the rough one alike, but for rounding: together they are constant.
-    constant = (within == 0) & (square - error * error <= 16 * float(xp.finfo(square.dtype).eps) * square)
-    rest = xp.where(constant, 0.0, error - (first - rough))
-    between = xp.where(constant, 0.0, square - error * error)
-    return Statistics(count, first, rest, within + xp.where(between > 0, between, 0.0))
+        terms = [part.count * d, part.count * d * d, part.count * part.var]
+        error, square, within = (rounded_once(xp, term / divisor) for term in unstack(total(stack(xp, terms))))
+        first = rough + error
+        between = square - error * error
+        # Constant parts of one mean deviate from the rough one alike, but for rounding: together they are constant.
+        alike = between <= 16 * float(xp.finfo(square.dtype).eps) * square
+        constant = (within == 0) & alike & (square < math.inf)
+        rest = xp.where(constant, 0.0, error - (first - rough))
+        between = xp.where(constant | (between < 0), 0.0, between)
+        return Statistics(count, first, rest, within + between)
 
 
 def rstd(xp: Namespace, var: Array, eps: Any, dtype: Any) -> Array:

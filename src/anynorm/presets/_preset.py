@@ -97,7 +97,8 @@ class Stateful(Preset):
 
     def start(self, x: Array) -> running.RunningStats:
         """Return what a new layer has: mean 0 and variance 1."""
-        return running.running_stats(x.shape[self.options(x)["channel_axis"]], like=x)
+        axis = axis_of(type(self).__name__, "the channel axis", self.options(x)["channel_axis"], x.ndim)
+        return running.running_stats(x.shape[axis], like=x)
 
     def named(self, stats: running.RunningStats) -> dict[str, Array]:
         """Return a state under its names in the framework."""
@@ -204,24 +205,27 @@ def arrays(tree: Mapping[str, Any], path: str) -> dict[str, Any]:
     """Return what lies at a path in a mapping, nested or flat, whose steps are separated by dots."""
     found: Any = tree
     for name in path.split(".") if path else ():
-        if isinstance(found, (list, tuple)):
-            found = found[int(name)] if name.isdigit() and int(name) < len(found) else None
-        else:
-            found = found.get(name) if isinstance(found, Mapping) else None
-    if found is None:  # then the names are flat, or there is no such path
-        found = {name.removeprefix(f"{path}."): a for name, a in tree.items() if name.startswith(f"{path}.")}
+        found = steps(found).get(name)
+    if not isinstance(found, Mapping):  # then the names are flat, or there is no such path
+        found = {str(name).removeprefix(f"{path}."): a for name, a in tree.items() if str(name).startswith(f"{path}.")}
     inner = (Mapping, list, tuple)
-    own = {name: a for name, a in found.items() if not isinstance(a, inner) and "." not in name}
+    own = {name: a for name, a in found.items() if not isinstance(a, inner) and "." not in str(name)}
     if not own:
-        names = ", ".join([*tree][:8])
+        names = ", ".join([*map(str, tree)][:8])
         message = f"arrays needs the path of a layer, such as 'block.norm': got {path!r}, where there is {names}"
         raise ValueError(message)
     return own
 
 
+def steps(tree: Any) -> dict[str, Any]:
+    """Return where the steps from a mapping or a list lead, by their names or numbers; from an array, nowhere."""
+    pairs = tree.items() if isinstance(tree, Mapping) else enumerate(tree) if isinstance(tree, (list, tuple)) else ()
+    return {str(name): value for name, value in pairs}
+
+
 def arrays_of_all(trees: Mapping[str, Mapping[str, Any]], path: str) -> dict[str, Any]:
     """Return what lies at a path in any of several mappings."""
-    flat = {".".join(names): a for tree in trees.values() for names, a in leaves(tree)}
+    flat = {".".join(map(str, names)): a for tree in trees.values() for names, a in leaves(tree)}
     return arrays(flat, path)
 
 

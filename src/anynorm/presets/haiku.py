@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .._core.libraries import Array, Shape
 
 CHANNELS = {  # formats, as patterns of the whole name, and where their channels are
-    "channels_last|N[^C]*C|(BT|TB)[^D]*D": -1,
+    "channels_last|N[^C]+C|(BT|TB)[^D]*D": -1,
     "channels_first|NC[^C]*": 1,
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .._core.arguments import axis_of
 from . import _preset as preset
 
 if TYPE_CHECKING:
@@ -61,7 +62,8 @@ class GroupNormalization(_Affine, preset.Group):
     scale: bool = True
 
     def options(self, x: Array) -> dict[str, Any]:
-        groups = x.shape[self.axis] if self.groups == -1 else self.groups
+        axis = axis_of(type(self).__name__, "axis", self.axis, x.ndim)
+        groups = x.shape[axis] if self.groups == -1 else self.groups
         return {"num_groups": groups, "channel_axis": self.axis, "eps": self.epsilon}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .._core.arrays import reshape
+from .._core.arrays import check_sizes, reshape
 from .._norms import layer_norm
 from . import _preset as preset
 
@@ -102,6 +102,7 @@ class GroupNorm(_Stateless, preset.Group):
         if self.pytorch_compatible:
             return super().normalize(x, weight, bias, where)
         options, x = self.options(x), self.widened(x, weight, bias)
+        check_sizes(preset.library(x), x.shape, range(1, x.ndim))
         split = (*x.shape[:-1], preset.groups(x, self.num_groups), self.num_groups)
 
         def interleaved(a: Array | None) -> Array | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
@@ -71,19 +72,20 @@ class StandardScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # 
     def _merged(self, x: Array, *, again: bool) -> StandardScaler:
         """Take in the moments of x, after those from before or in their place."""
         m = moments(x, axis=0, where=x == x)  # noqa: PLR0124  what is not itself is NaN
-        self.moments_ = merge(self.moments_, m) if again else m
-        xp = preset.library(m.mean)
-        self.mean_, self.n_samples_seen_ = self.moments_.mean, self.moments_.count
+        self.moments_ = merge(*_alike(self.moments_, m)) if again else m
+        count, mean, _, _ = self.moments_
+        xp = preset.library(mean)
+        self.mean_, self.n_samples_seen_ = xp.where(count > 0, mean, math.nan), count  # of NaN alone no mean is known
         self.var_ = variance(self.moments_)
-        self.scale_ = xp.where(self.var_ > 0, xp.sqrt(self.var_), 1.0)
+        self.scale_ = xp.where(self.var_ == 0, 1.0, xp.sqrt(self.var_))
         return self
 
     def transform(self, X: Array) -> Array:
         """Return X, of shape (n_samples, n_features), standardised."""
         check_is_fitted(self)
-        x, (_, mean, _, rest) = self._checked(X, "transform"), self.moments_
+        x, mean, rest = self._checked(X, "transform"), self.mean_, self.moments_.rest
         xp = preset.library(mean)
-        var = xp.where(self.var_ > 0, self.var_, 1.0) if self.with_std else xp.ones_like(self.var_)
+        var = xp.where(self.var_ == 0, 1.0, self.var_) if self.with_std else xp.ones_like(self.var_)
         if not self.with_mean:
             mean = rest = xp.zeros_like(mean)
         return batch_norm(x, stats=PopulationStats(mean, var, 1, rest), channel_axis=1, eps=0)
@@ -117,3 +119,12 @@ class StandardScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # 
         tags.array_api_support = True
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
+
+
+def _alike(*many: Moments) -> list[Moments]:
+    """Return moments of one library in the widest dtype of theirs."""
+    xp = preset.library(many[0].mean)
+    if any(preset.library(m.mean) is not xp for m in many):
+        return [*many]  # which merge refuses
+    widest = max((m.mean.dtype for m in many), key=lambda dtype: xp.finfo(dtype).bits)
+    return [Moments(*(xp.astype(part, widest, copy=False) for part in m)) for m in many]

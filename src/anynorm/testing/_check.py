@@ -224,7 +224,7 @@ def check_norm(
     case = _Case(function, norm, shape, dtype, eps, within)
     uses = [use for use in _usable(libraries) if dtype in use.floats and (compiled or use.how != "compiled")]
     if not uses:
-        message = f"check_norm needs a library that has {dtype}: got {', '.join(libraries or ())}"
+        message = f"check_norm needs a library that has {dtype}: got {', '.join(libraries or ()) or 'none'}"
         raise ValueError(message)
     return Report(
         norm,
