@@ -20,8 +20,8 @@ class Moments(NamedTuple):
     """The statistics of a set of elements: their count, their mean, and the sum of their squared deviations from it.
 
     Four arrays of one shape and dtype; a pytree in JAX and PyTorch. Without elements, all four are zeros. The mean is
-    the number nearest to mean + rest, which is exact at every offset; a rest of 0 need not be an array. A float32 count is
-    exact up to 2**24: to a longer stream single elements add nothing, so merge parts of many, or moments in float64.
+    the number nearest to mean + rest, which is exact at every offset; a rest of 0 need not be an array. A float32 count
+    is exact up to 2**24: single elements add nothing to a longer stream, so merge parts of many, or take float64.
     """
 
     count: Array
