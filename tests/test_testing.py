@@ -184,7 +184,7 @@ def test_what_cannot_be_tested_is_refused():
         testing.check_norm(anynorm.layer_norm, dtype="int32")
     with pytest.raises(ValueError, match=r"and shape \(N, C, \*S\): got float32 and \(0, 3\)"):
         testing.check_norm(anynorm.layer_norm, shape=(0, 3))
-    with pytest.raises(ValueError, match="check_norm needs a library that has float32: got $"):
+    with pytest.raises(ValueError, match="check_norm needs a library that has float32: got none$"):
         testing.check_norm(anynorm.layer_norm, libraries=[])
     for kind in ("noise", "offset", "offset far", "offsets 7"):
         with pytest.raises(ValueError, match=f"data needs kind to be one of offset 0, .*: got '{kind}'"):
