@@ -258,7 +258,10 @@ def test_gradients_are_those_of_the_module(name, arguments, shape, made):
 
 
 @torch
-@pytest.mark.parametrize(("name", "arguments", "shape"), TRAINED)
+@pytest.mark.parametrize(
+    ("name", "arguments", "shape"),
+    [*TRAINED[:3], *(pytest.param(*case, marks=pytest.mark.slow) for case in TRAINED[3:])],
+)
 def test_a_compiled_step_is_the_step(name, arguments, shape):
     import torch
 
@@ -591,9 +594,9 @@ def first(found):
     "pair",
     [
         pytest.param(lambda: of_flax("BatchNorm", use_running_average=False), marks=flax, id="flax.BatchNorm"),
-        pytest.param(lambda: of_flax("LayerNorm"), marks=flax, id="flax.LayerNorm"),
-        pytest.param(lambda: of_flax("GroupNorm", num_groups=4), marks=flax, id="flax.GroupNorm"),
-        pytest.param(lambda: of_flax("InstanceNorm"), marks=flax, id="flax.InstanceNorm"),
+        pytest.param(lambda: of_flax("LayerNorm"), marks=[flax, pytest.mark.slow], id="flax.LayerNorm"),
+        pytest.param(lambda: of_flax("GroupNorm", num_groups=4), marks=[flax, pytest.mark.slow], id="flax.GroupNorm"),
+        pytest.param(lambda: of_flax("InstanceNorm"), marks=[flax, pytest.mark.slow], id="flax.InstanceNorm"),
         pytest.param(of_keras, marks=[pytest.mark.library("keras"), OLD], id="keras.BatchNormalization"),
     ],
 )
