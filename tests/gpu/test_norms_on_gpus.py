@@ -147,6 +147,21 @@ def test_whatever_broadcasts_is_a_weight(cupy, rng, shape, name, layout):
     assert_near(dbias, g.astype(float).sum(axis=axes, keepdims=True))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("layout", ["C", "channels last"])
+@pytest.mark.parametrize("of_weight", ["channels last", "Fortran"])
+def test_weights_of_xs_rank_lie_in_memory_as_they_like(cupy, rng, layout, of_weight, dtype):
+    x, g = rng.standard_normal((2, 4, 6, 5, 8)).astype(F32)
+    w, b = rng.uniform(0.5, 1.5, (2, *x.shape)).astype(dtype)
+    plain = NORMS[0].oracle(x)
+    weight, bias = (laid(cupy, a, of_weight) for a in (w, b))
+    y, pull = NORMS[0].vjp(laid(cupy, x, layout), weight=weight, bias=bias)
+    made = map(cupy.numpy, (y, *pull(laid(cupy, g, layout))))
+    right = plain * w + b, NORMS[0].gradient(x, g * w.astype(float)), g * plain, g.astype(float)
+    for ours, exact, kind in zip(made, right, ("float32", "float32", dtype, dtype), strict=True):
+        assert_near(ours.astype(float), exact, 4e-6 if kind == "float32" else 1e-3)
+
+
 @pytest.mark.parametrize("form", ["batch_norm", "instance_norm"])
 @pytest.mark.parametrize("layout", ["C", "channels last"])
 def test_given_statistics_are_used_as_they_are(cupy, rng, form, layout):
