@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from hypothesis import strategies as st
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    import numpy as np
 
 
 def norm_of(
@@ -29,5 +28,7 @@ def norm_of(
     for name in ("weight", "bias"):
         form = draw(st.sampled_from([None, own, wide]))
         if form is not None:
-            keywords[name] = rng.uniform(0.5, 2, form).astype(draw(st.sampled_from(dtypes)))
+            a = rng.uniform(0.5, 2, form).astype(draw(st.sampled_from(dtypes)))
+            order = draw(st.permutations(range(a.ndim)))  # of its axes in memory
+            keywords[name] = np.ascontiguousarray(a.transpose(order)).transpose(np.argsort(order))
     return f"{norm}_norm", keywords
