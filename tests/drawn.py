@@ -26,9 +26,10 @@ def norm_of(
         keywords["num_groups"] = draw(st.sampled_from([n for n in range(1, 10) if shape[channel] % n == 0]))
     wide = tuple(draw(st.sampled_from([1, size])) for size in shape)
     for name in ("weight", "bias"):
-        form = draw(st.sampled_from([None, own, wide]))
+        form = draw(st.sampled_from([None, own, wide, shape]))
         if form is not None:
             a = rng.uniform(0.5, 2, form).astype(draw(st.sampled_from(dtypes)))
-            order = draw(st.permutations(range(a.ndim)))  # of its axes in memory
+            orders = range(a.ndim), range(a.ndim)[::-1], (*range(a.ndim)[:1], *range(a.ndim)[2:], *range(a.ndim)[1:2])
+            order = draw(st.sampled_from(orders))  # of its axes in memory: C, Fortran, channels last
             keywords[name] = np.ascontiguousarray(a.transpose(order)).transpose(np.argsort(order))
     return f"{norm}_norm", keywords
