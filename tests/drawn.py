@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from hypothesis import strategies as st
+
+from oracles import in_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    import numpy as np
 
 
 def norm_of(
@@ -31,5 +34,5 @@ def norm_of(
             a = rng.uniform(0.5, 2, form).astype(draw(st.sampled_from(dtypes)))
             orders = range(a.ndim), range(a.ndim)[::-1], (*range(a.ndim)[:1], *range(a.ndim)[2:], *range(a.ndim)[1:2])
             order = draw(st.sampled_from(orders))  # of its axes in memory: C, Fortran, channels last
-            keywords[name] = np.ascontiguousarray(a.transpose(order)).transpose(np.argsort(order))
+            keywords[name] = in_memory(a, order)
     return f"{norm}_norm", keywords

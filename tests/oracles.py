@@ -13,7 +13,7 @@ from anynorm.testing._check import KINDS, OFFSETS, data  # noqa: F401
 from anynorm.testing._reference import centred, exact, shared, widen  # noqa: F401 (the tests have these from here)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 # ------------------------------------------------------------------------------------------------ the oracle
 
@@ -134,6 +134,11 @@ def assert_within(actual: np.ndarray, exact: np.ndarray, bound: Any) -> None:
     assert np.all(np.isfinite(actual)), "not finite"
     error = np.abs(actual.astype(exact.dtype) - exact)
     assert np.all(error <= bound), f"largest error {np.max(error):.3g}, bound {np.max(bound):.3g}"
+
+
+def in_memory(a: np.ndarray, order: Sequence[int]) -> np.ndarray:
+    """Return the array with its axes, from the outermost in memory to the innermost, in an order."""
+    return np.ascontiguousarray(a.transpose(order)).transpose(np.argsort(order))
 
 
 def assert_near(actual: Any, exact: np.ndarray, bound: float = 2e-6) -> None:

@@ -21,7 +21,7 @@ import anynorm
 from anynorm import RunningStats, vjp
 from anynorm._engines import choice, watch
 from drawn import norm_of
-from oracles import NORMS, assert_near, assert_within, data, standardized
+from oracles import NORMS, assert_near, assert_within, data, in_memory, standardized
 
 F32 = np.float32
 numba = pytest.mark.library("numba")
@@ -673,11 +673,6 @@ PARAMETERS = {
 ORDERS = {"C": (0, 1, 2, 3), "channels last": (0, 2, 3, 1), "Fortran": (3, 2, 1, 0), "turned": (1, 0, 3, 2)}
 
 
-def ordered(a, order):
-    """Return an array whose axes lie in memory in an order, from the outermost to the innermost."""
-    return np.ascontiguousarray(a.transpose(order)).transpose(np.argsort(order))
-
-
 @each_norm
 @pytest.mark.parametrize(
     "library", [pytest.param(name, marks=pytest.mark.library(name)) for name in ("numpy", "torch")]
@@ -689,11 +684,11 @@ def ordered(a, order):
 )
 def test_parameters_of_xs_rank_lie_in_memory_as_they_like(norm, library, of_x, of_weight, dtypes, rng):
     dtype, of = dtypes
-    x, dy = (ordered(a.astype(dtype), ORDERS[of_x]) for a in rng.standard_normal((2, *X_SHAPE)))
+    x, dy = (in_memory(a.astype(dtype), ORDERS[of_x]) for a in rng.standard_normal((2, *X_SHAPE)))
     plain, g = norm.oracle(x.astype(float)), dy.astype(float)
     error = {"float16": 2e-3, "float32": 4e-6, "float64": 4e-6 if of == "float32" else 1e-12}
     for shape in PARAMETERS.values():
-        w, b = (ordered(a.astype(of), ORDERS[of_weight]) for a in rng.uniform(0.5, 1.5, (2, *shape)))
+        w, b = (in_memory(a.astype(of), ORDERS[of_weight]) for a in rng.uniform(0.5, 1.5, (2, *shape)))
         wide, hidden = w.astype(float), tuple(i for i in range(4) if shape[i] == 1)
         right = (
             plain * wide + b,

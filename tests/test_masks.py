@@ -7,7 +7,7 @@ import pytest
 
 import anynorm
 from anynorm._engines import watch
-from oracles import NORMS, assert_within, data, standardized, tolerance
+from oracles import NORMS, assert_within, data, in_memory, standardized, tolerance
 
 numba = pytest.mark.library("numba")
 each_norm = pytest.mark.parametrize("norm", NORMS, ids=str)
@@ -30,11 +30,6 @@ MASKS = {  # which axes it varies along
     "nothing": (),
 }
 LAYOUTS = {"channels first": (0, 1, 2, 3), "channels last": (0, 2, 3, 1), "samples last": (1, 2, 3, 0)}
-
-
-def in_memory(a, order):
-    """Return the array with its axes, from the outermost in memory to the innermost, in an order."""
-    return np.ascontiguousarray(a.transpose(order)).transpose(np.argsort(order))
 
 
 def mask_of(rng, shape, axes):

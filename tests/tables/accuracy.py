@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from anynorm._report import short
+
 from . import README, Claim, rows_of, standing, table, text, title
 
 GRADIENTS = "docs/guide/gradients.md"
@@ -32,10 +34,6 @@ def drawn(found: dict[str, Any]) -> dict[str, str]:
     return {
         GRADIENTS if found["gradients"] else README: f"{table(rows)}\n\n{', '.join(versions)} and {flax}, on a CPU."
     }
-
-
-def short(error: float) -> str:
-    return f"{error:.1e}".replace("e-0", "e-").replace("e+0", "e")
 
 
 def errors(drawn: str) -> dict[tuple[str, str, str], tuple[float, float]]:

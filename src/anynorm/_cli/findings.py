@@ -122,11 +122,9 @@ def heading(report: Report) -> list[str]:
     """Return what the norms were run on, a line for every library, and which engines ran or could not."""
     data = report.data
     run = ", gradients" * report.gradients + ", compiled" * report.compiled
-    what = (
-        f"{f'{data.file}: ' * bool(data.file)}{data.dtype} of shape {data.shape}, channels on axis {data.channel_axis}"
-    )
-    drawn = "" if data.file else "; standard deviation 1, around 0 or 1e4, which is the offset"
-    title = f"anynorm {anynorm.__version__}{run} on {what}{drawn}"
+    array = f"{data.dtype} of shape {data.shape}, channels on axis {data.channel_axis}"
+    drawn = f"{array}; standard deviation 1, around 0 or 1e4, which is the offset"
+    title = f"anynorm {anynorm.__version__}{run} on {f'{data.file}: {array}' if data.file else drawn}"
     width = max(len(found.version or "") for found in report.libraries)
     libraries = [f"{found.name:<7}{state(found, width)}" for found in report.libraries]
     engines = [f"engine {name}: {problem}" for name, problem in report.engines.items()]

@@ -344,12 +344,9 @@ def mask_of(caller: str, xp: Namespace, x: Array, where: Array) -> Array:
     missing = x.ndim - where.ndim
     shape = (1,) * missing + tuple(where.shape)
     if not broadcasts(shape, tuple(x.shape)):
-        leads = missing > 0 and broadcasts(tuple(where.shape), tuple(x.shape[: where.ndim]))
-        remedy = (
-            f"pass where[{', '.join(['...', *['None'] * missing])}]"
-            if leads
-            else ("give it x's rank, with 1 for the axes that it does not vary along")
-        )
+        remedy = "give it x's rank, with 1 for the axes that it does not vary along"
+        if missing > 0 and broadcasts(tuple(where.shape), tuple(x.shape[: where.ndim])):  # it lacks the last axes
+            remedy = f"pass where[{', '.join(['...', *['None'] * missing])}]"
         message = f"{caller} needs where to broadcast to x's shape {tuple(x.shape)}: got {tuple(where.shape)}; {remedy}"
         raise ValueError(message)
     return at_rank(where, x.ndim)

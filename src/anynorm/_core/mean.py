@@ -200,7 +200,7 @@ def unstack(stack: Array) -> list[Array]:
     return [stack[i, ...] for i in range(stack.shape[0])]
 
 
-LONG = 2**12
+LONG = 2**12  # elements of a slice from which on the error of a sum in few chains is to be summed, too
 
 BLOCK = 32  # a block's sum errs by at most 32 roundings, by about 6 where they are random
 

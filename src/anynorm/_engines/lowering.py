@@ -86,10 +86,6 @@ class Lowering(NamedTuple):
                     sizes[i] = self.sizes[i]
         return tuple(sizes)
 
-    def restore(self, table: Any) -> Any:
-        """Return what is laid as four axes, each at size 1 or whole, as an array that broadcasts to the split x."""
-        return table.reshape(self.unfolded(table.shape)).transpose(self.inverse)
-
 
 @lru_cache(maxsize=4096)
 def lower(

@@ -205,7 +205,7 @@ def arrays(tree: Mapping[str, Any], path: str) -> dict[str, Any]:
     """Return what lies at a path in a mapping, nested or flat, whose steps are separated by dots."""
     found: Any = tree
     for name in path.split(".") if path else ():
-        found = steps(found).get(name)
+        found = branches(found).get(name)
     if not isinstance(found, Mapping):  # then the names are flat, or there is no such path
         found = {str(name).removeprefix(f"{path}."): a for name, a in tree.items() if str(name).startswith(f"{path}.")}
     inner = (Mapping, list, tuple)
@@ -217,8 +217,8 @@ def arrays(tree: Mapping[str, Any], path: str) -> dict[str, Any]:
     return own
 
 
-def steps(tree: Any) -> dict[str, Any]:
-    """Return where the steps from a mapping or a list lead, by their names or numbers; from an array, nowhere."""
+def branches(tree: Any) -> dict[str, Any]:
+    """Return what a mapping or a list holds, by names, which numbers are too; an array has no branches."""
     pairs = tree.items() if isinstance(tree, Mapping) else enumerate(tree) if isinstance(tree, (list, tuple)) else ()
     return {str(name): value for name, value in pairs}
 

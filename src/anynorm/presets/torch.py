@@ -18,7 +18,7 @@ class _Stateful(preset.Tracking):
     """What batch and instance norm have in common."""
 
     ranks: ClassVar[tuple[int, ...]]
-    counts: ClassVar[bool] = True  # the batches
+    counts_batches: ClassVar[bool] = True
     num_features: int
     eps: float
     momentum: float | None
@@ -44,7 +44,7 @@ class _Stateful(preset.Tracking):
             raise ValueError(message)
         self.sized(x, self.options(x)["channel_axis"], "num_features")
         y, stats = self.track(x, weight, bias, running_mean, running_var, training=training, steps=num_batches_tracked)
-        steps = num_batches_tracked if stats is None or not self.counts else stats.steps
+        steps = num_batches_tracked if stats is None or not self.counts_batches else stats.steps
         return y if stats is None else (y, {**self.named(stats), "num_batches_tracked": steps})
 
 
@@ -101,7 +101,7 @@ class InstanceNorm1d(preset.Instance, _Stateful):
     affine: bool = False
     track_running_stats: bool = False
     ranks: ClassVar[tuple[int, ...]] = (2, 3)
-    counts: ClassVar[bool] = False
+    counts_batches: ClassVar[bool] = False
     train = staticmethod(instance_norm_train)
 
     def options(self, x: Array) -> dict[str, Any]:

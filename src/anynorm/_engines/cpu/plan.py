@@ -128,9 +128,7 @@ class Plan:
 
     def lay(self, call: Call, parameter: Array) -> Array:
         """Return weight, bias or a given statistic as four axes, in the dtype to compute in."""
-        array = self.memory.as_numpy(
-            call.broadcastable(parameter)
-        )  # which casts it: NumPy reads halves as whole numbers
+        array = self.memory.as_numpy(call.broadcastable(parameter))  # cast: NumPy reads torch's halves as bits
         return self.lowering.lay(call.layout.split(np, array))
 
     def lay_mask(self, call: Call) -> Array:
